@@ -1,0 +1,16 @@
+//! How bytes move: memory and its ownership, copy kernels, the same-host fence, and the transports.
+//!
+//! A [`Transport`] makes [`Link`]s; a [`Link`] takes [`Batch`]es; a batch ends through its [`Completer`], exactly once.
+//! Nothing here knows a type of the engine: what a link needs of it comes through [`LinkSink`].
+
+pub mod batch;
+pub mod completion;
+pub mod link;
+pub mod memory;
+
+pub use batch::{Batch, Refusal, Rejected};
+pub use completion::{Completer, State, Watcher};
+pub use link::{
+    Capabilities, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served, Transport, TransportKind,
+};
+pub use memory::Memory;

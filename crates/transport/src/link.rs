@@ -1,0 +1,218 @@
+//! The two traits between engine and transports, and what each side tells the other.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use ropeway_core::{Error, GrantId, Op, PeerId, RegionId, Runs, StatusKind};
+
+use crate::{Batch, Memory, Rejected, State};
+
+/// The ways to move bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[non_exhaustive]
+pub enum TransportKind {
+    /// Within one process.
+    Loopback,
+    /// Same host, memory in a memfd that the peer maps.
+    Shm,
+    /// Same host, any memory, copied by the kernel (`process_vm_readv`).
+    Cma,
+    /// Any hosts.
+    Tcp,
+    /// In virtual time, for tests.
+    Sim,
+}
+
+impl TransportKind {
+    /// The name in flags, logs and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Shm => "shm",
+            Self::Cma => "cma",
+            Self::Tcp => "tcp",
+            Self::Sim => "sim",
+        }
+    }
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a transport can do.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// Which transport.
+    pub kind: TransportKind,
+    /// Whether the peer's CPU takes no part in a transfer.
+    pub one_sided: bool,
+    /// Whether it can export any memory, or only memory backed by a memfd.
+    pub any_memory: bool,
+    /// Whether it checks a lease at the target before memory is touched.
+    pub target_checked: bool,
+}
+
+/// A secret drawn by the session for one link; both sides know it, nobody else.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkKey(pub [u8; 32]);
+
+impl fmt::Debug for LinkKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LinkKey(..)")
+    }
+}
+
+/// Which side of the session asked for the link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Goes to the other side's endpoint.
+    Active,
+    /// Waits for the other side.
+    Passive,
+}
+
+/// What a link is made from.
+#[derive(Clone)]
+pub struct LinkConfig {
+    /// The peer as this engine names it.
+    pub peer: PeerId,
+    /// The link's secret.
+    pub key: LinkKey,
+    /// Who goes to whom.
+    pub role: Role,
+    /// What the peer's transport of the same kind offered.
+    pub offer: Bytes,
+    /// The engine's side of the link.
+    pub sink: Arc<dyn LinkSink>,
+    /// Until when the rendezvous and the probe must have succeeded.
+    pub deadline: Instant,
+}
+
+/// One per engine and kind. Knows no engine types.
+pub trait Transport: Send + Sync {
+    /// What it can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Endpoint facts for the other side, carried by the handshake: an address, a socket's name, a nonce.
+    fn offer(&self) -> Bytes;
+
+    /// Makes this side of a link. `Active`: goes to the peer, proves the way with a probe copy, and returns a usable
+    /// link or the reason why this transport is not to be had; blocks until then, so never on a hot thread.
+    /// `Passive`: returns at once; `sink.attached()` follows when the peer came and its probe succeeded.
+    ///
+    /// # Errors
+    /// The reason in words that `auto` can log: other network namespace, no ptrace right, a failed probe.
+    fn link(&self, config: LinkConfig) -> Result<Arc<dyn Link>, Error>;
+
+    /// Stops its threads and listeners, without waiting. Links are closed one by one before.
+    fn close(&self);
+}
+
+/// Both roles towards one peer. Calls are per batch, never per block.
+pub trait Link: Send + Sync {
+    /// Which transport.
+    fn kind(&self) -> TransportKind;
+
+    /// Makes a region of the peer usable for batches; gives its length. Maps and populates where memory is mapped.
+    /// Blocks until `deadline` at most; never called on a hot thread. Importing twice is one import.
+    ///
+    /// # Errors
+    /// The peer refused or does not know the region, the descriptor is unsealed or short, the deadline passed.
+    fn import(&self, region: RegionId, deadline: Instant) -> Result<u64, Error>;
+
+    /// Starts a batch, or gives it back. Never blocks; a batch of at most 64 KiB may be finished inside.
+    ///
+    /// # Errors
+    /// [`Rejected`]: nothing was started.
+    fn post(&self, batch: Batch) -> Result<(), Rejected>;
+
+    /// A hint that the caller no longer wants the batch; exactly one end still follows.
+    fn cancel(&self, id: ropeway_core::TransferId);
+
+    /// The caller's thread works for this link until `state` is terminal or `until` has passed, and sleeps when there
+    /// is nothing to do.
+    fn drive(&self, state: &State, until: Option<Instant>);
+
+    /// The owner's fence word for `grant` was closed: says whether the peer's accesses under it are over. `Pending`:
+    /// `sink.fenced(grant)` follows when they are.
+    fn fence(&self, grant: GrantId) -> Fenced;
+
+    /// Our region is closing: the peer must let go of its import. `Pending`: `sink.withdrawn(region)` follows.
+    fn withdraw(&self, region: RegionId) -> Fenced;
+
+    /// Ends the link: no new batch, those in flight end. `sink.closed()` follows once, when nothing of this link can
+    /// touch memory any more, on either side as far as this side's memory goes.
+    fn close(&self);
+}
+
+/// Whether accesses are proven over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fenced {
+    /// They are.
+    Now,
+    /// The sink will be told.
+    Pending,
+}
+
+/// What a link needs from the engine, and what it tells it. One per link. Calls may come from any thread of the
+/// transport, never under a lock of it.
+pub trait LinkSink: Send + Sync {
+    /// The passive side's peer came and its probe succeeded: the link can be used.
+    fn attached(&self);
+
+    /// The peer asks for one of our regions. Pins it until `withdrawn` or `closed`.
+    ///
+    /// # Errors
+    /// Unknown, closing, or not open to this peer.
+    fn export(&self, region: RegionId) -> Result<Arc<Memory>, Error>;
+
+    /// The peer has let go of our region, or never had it.
+    fn withdrawn(&self, region: RegionId);
+
+    /// A target-checked transport received a request: checks lease, rights, block set, bounds and limits.
+    ///
+    /// # Errors
+    /// The status kind that the initiator is to see.
+    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, StatusKind>;
+
+    /// Accesses under a grant that was `Pending` are over.
+    fn fenced(&self, grant: GrantId);
+
+    /// The link can no longer be used; why, in words. `closed` follows.
+    fn lost(&self, error: Error);
+
+    /// Nothing of this link touches our memory any more. Follows once; the key to quarantine. `peer_gone` when the peer's
+    /// process is proven dead.
+    fn closed(&self, peer_gone: bool);
+}
+
+/// A request from a peer.
+#[derive(Debug)]
+pub struct ServeRequest<'a> {
+    /// Which way, as the initiator sees it.
+    pub op: Op,
+    /// Our lease that it names.
+    pub grant: GrantId,
+    /// The plan's compact form, as `Runs::encode` wrote it. Untrusted.
+    pub plan: &'a [u8],
+    /// First byte of the plan's byte order that this request covers.
+    pub start: u64,
+    /// How many bytes it covers.
+    pub bytes: u64,
+}
+
+/// A request that passed all checks. Counts against the peer's limits until it is dropped.
+pub struct Served {
+    /// Our side of the copies: `Run::local` and `Run::local_region` only.
+    pub runs: Arc<dyn Runs>,
+    /// Our memory, by `Run::local_region`.
+    pub memory: Arc<[Arc<Memory>]>,
+    /// Dropped when the request is done: gives room back.
+    pub permit: Box<dyn Send>,
+}
+
