@@ -11,6 +11,7 @@ pub mod memory;
 pub use batch::{Batch, Refusal, Rejected};
 pub use completion::{Completer, State, Watcher};
 pub use link::{
-    Capabilities, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served, Transport, TransportKind,
+    Capabilities, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served, Transport,
+    TransportKind,
 };
 pub use memory::Memory;

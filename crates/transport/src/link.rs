@@ -215,4 +215,3 @@ pub struct Served {
     /// Dropped when the request is done: gives room back.
     pub permit: Box<dyn Send>,
 }
-
