@@ -1,2 +1,52 @@
-//! xtask
-fn main() {}
+//! The developer's commands. CI calls the same ones.
+#![expect(clippy::print_stdout, reason = "a command's output is its purpose")]
+
+mod bench;
+mod lint;
+mod stage;
+mod step;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The developer's commands; CI calls the same ones.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs every test: units, documentation, loom, simulation, fuzzing, aarch64 under qemu, sanitizer, counts.
+    ///
+    /// Installs what is missing through apt, pip, rustup and cargo, and says so first. Ends with a table of what ran,
+    /// what did not, and why.
+    Test(stage::Selection),
+    /// Formatting, clippy, documentation with warnings denied, and the supply-chain check.
+    Lint(stage::Selection),
+    /// Criterion benches; arguments go to `cargo bench`.
+    Bench {
+        /// What `cargo bench` is given, as in `cargo xtask bench -- --bench plan`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    if let Err(error) = std::env::set_current_dir(root) {
+        println!("cannot enter the workspace at {root}: {error}");
+        return ExitCode::FAILURE;
+    }
+    let good = match Arguments::parse().command {
+        Command::Test(selection) => stage::run(test::STAGES, &selection),
+        Command::Lint(selection) => stage::run(lint::STAGES, &selection),
+        Command::Bench { arguments } => bench::run(arguments),
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

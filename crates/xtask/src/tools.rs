@@ -1,0 +1,88 @@
+//! What the stages need beyond the toolchain: looked for first, installed when missing, and said before it is.
+
+use std::path::{Path, PathBuf};
+
+use crate::step::Step;
+
+/// The architecture of Ascend hosts.
+pub(crate) const AARCH64: &str = "aarch64-unknown-linux-gnu";
+
+const CARGO_DENY: &str = "0.20.2";
+
+/// Makes sure that `program` can be run; else installs Debian's `packages`.
+pub(crate) fn program(program: &str, packages: &str) -> Result<(), String> {
+    if found(program) {
+        return Ok(());
+    }
+    apt(packages)?;
+    if found(program) {
+        Ok(())
+    } else {
+        Err(format!("`{program}` is missing although {packages} is installed"))
+    }
+}
+
+/// Makes sure that the toolchain has a standard library for `target`.
+pub(crate) fn rust_target(target: &str) -> Result<(), String> {
+    let sysroot = Step::program("rustc").args("--print sysroot").quietly()?;
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir() {
+        return Ok(());
+    }
+    println!("installing through rustup: the standard library for {target}");
+    let added = Step::program("rustup").args("target add").arg(target).run();
+    added
+        .map(drop)
+        .map_err(|(_, why)| format!("no standard library for {target}, and rustup gave none: {why}"))
+}
+
+/// The `cargo-deny` binary: one that is installed, one from an earlier call, or built now (about a minute).
+pub(crate) fn cargo_deny() -> Result<PathBuf, String> {
+    if found("cargo-deny") {
+        return Ok("cargo-deny".into());
+    }
+    let folder = cache().join(format!("cargo-deny-{CARGO_DENY}"));
+    let binary = folder.join("bin/cargo-deny");
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    println!("installing through cargo: cargo-deny {CARGO_DENY} into {}", folder.display());
+    let build = Step::cargo("install --quiet --locked cargo-deny --version")
+        .arg(CARGO_DENY)
+        .arg("--root")
+        .arg(&folder);
+    // It runs for a second: a quick build is worth more than a quick program.
+    let build = build.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0").env("CARGO_PROFILE_RELEASE_LTO", "off");
+    build.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16").run().map_err(|(_, why)| why)?;
+    Ok(binary)
+}
+
+fn apt(packages: &str) -> Result<(), String> {
+    if !found("apt-get") {
+        return Err(format!("{packages} is not installed, and there is no apt-get to install it with"));
+    }
+    println!("installing through apt: {packages}");
+    let root = Step::program("id").arg("-u").quietly().is_ok_and(|id| id.trim() == "0");
+    let apt = |arguments: &str| {
+        let program = if root {
+            Step::program("apt-get")
+        } else {
+            Step::program("sudo").args("--non-interactive apt-get")
+        };
+        program.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").quietly()
+    };
+    let install = format!("install --quiet --yes --no-install-recommends {packages}");
+    // The lists may be missing or old: fetch them only when the first try failed.
+    apt(&install).or_else(|_| apt("update --quiet").and_then(|_| apt(&install))).map(drop)
+}
+
+/// Whether `program` is in the PATH.
+pub(crate) fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn cache() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    base.or_else(home).unwrap_or_else(std::env::temp_dir).join("ropeway")
+}
