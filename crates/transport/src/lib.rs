@@ -4,12 +4,17 @@
 //! Nothing here knows a type of the engine: what a link needs of it comes through [`LinkSink`].
 
 pub mod batch;
+pub mod calibrate;
 pub mod completion;
+pub mod copy;
+pub mod janitor;
 pub mod link;
 pub mod memory;
 
 pub use batch::{Batch, Refusal, Rejected};
+pub use calibrate::Calibration;
 pub use completion::{Completer, State, Watcher};
+pub use janitor::Janitor;
 pub use link::{
     Capabilities, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served, Transport,
     TransportKind,
