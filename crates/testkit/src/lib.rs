@@ -1,1 +1,5 @@
-//! testkit
+//! What tests of several crates share. Used from tests only.
+
+mod absent;
+
+pub use absent::cannot_run;

@@ -18,12 +18,7 @@ pub struct Calibration {
 impl Calibration {
     /// The choice of this process: measured at the first call (some milliseconds), then remembered.
     pub fn of_this_machine() -> Self {
-        Self {
-            cold_from: 8 << 20,
-            streaming_from: 1024,
-            threads: 1,
-            only: None,
-        }
+        Self { cold_from: 8 << 20, streaming_from: 1024, threads: 1, only: None }
     }
 
     /// The same with `threads` threads that copy, the waiting one included; 0 leaves the choice.

@@ -44,11 +44,7 @@ impl State {
             id,
             user_data,
             done: AtomicBool::new(false),
-            inner: Mutex::new(Inner {
-                status: None,
-                waker: None,
-                pins: Some(pins),
-            }),
+            inner: Mutex::new(Inner { status: None, waker: None, pins: Some(pins) }),
             ended: Condvar::new(),
             watcher,
         });
@@ -89,10 +85,7 @@ impl State {
                     if left.is_zero() {
                         return None;
                     }
-                    self.ended
-                        .wait_timeout(inner, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
+                    self.ended.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
@@ -145,9 +138,7 @@ pub struct Completer(Option<Arc<State>>);
 impl Completer {
     /// The state that this completer will end.
     pub fn state(&self) -> &Arc<State> {
-        self.0
-            .as_ref()
-            .expect("a completer holds its state until it is used up")
+        self.0.as_ref().expect("a completer holds its state until it is used up")
     }
 
     /// Ends the batch.

@@ -26,20 +26,16 @@ impl Janitor {
     pub fn start() -> Result<Self> {
         let origin = Origin::here()?;
         let (queue, inbox) = unbounded();
-        std::thread::Builder::new()
-            .name("ropeway-janitor".into())
-            .spawn(move || sweep(&inbox))
-            .map_err(|error| {
+        std::thread::Builder::new().name("ropeway-janitor".into()).spawn(move || sweep(&inbox)).map_err(
+            |error| {
                 Error::os(
                     "janitor",
                     "cannot start the janitor thread; check RLIMIT_NPROC and pids.max",
                     error,
                 )
-            })?;
-        Ok(Self {
-            queue: ManuallyDrop::new(queue),
-            origin,
-        })
+            },
+        )?;
+        Ok(Self { queue: ManuallyDrop::new(queue), origin })
     }
 
     /// Drops `it` on the janitor's thread, soon. Never blocks. In a forked child `it` is leaked: what it names belongs
@@ -68,10 +64,7 @@ impl Janitor {
 
 impl Clone for Janitor {
     fn clone(&self) -> Self {
-        Self {
-            queue: self.queue.clone(),
-            origin: self.origin,
-        }
+        Self { queue: self.queue.clone(), origin: self.origin }
     }
 }
 

@@ -7,9 +7,7 @@ const ROUTINES: [Routine; 2] = [Routine::Plain, Routine::Streaming];
 
 /// Bytes that differ from their neighbours and from the same place of another seed.
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|at| (at as u8).wrapping_mul(31).wrapping_add((at >> 8) as u8) ^ seed)
-        .collect()
+    (0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add((at >> 8) as u8) ^ seed).collect()
 }
 
 /// Copies in memory and compares with what a slice copy would have made of it.
@@ -21,10 +19,7 @@ fn copies_as_slices_do(routine: Routine, to: usize, from: usize, len: usize) {
     // SAFETY: both ranges lie within their vectors.
     unsafe { copy(target[to..].as_mut_ptr(), source[from..].as_ptr(), len, routine) };
     store_fence();
-    assert!(
-        target == expected,
-        "{routine}: to +{to}, from +{from}, {len} bytes"
-    );
+    assert!(target == expected, "{routine}: to +{to}, from +{from}, {len} bytes");
 }
 
 #[test]
@@ -89,11 +84,7 @@ fn a_list_is_copied_piece_by_piece() {
         for len in lens {
             // In the opposite order at the destination.
             let to = target[source.len() - at - len..].as_mut_ptr();
-            pieces.push(Piece {
-                to,
-                from: source[at..].as_ptr(),
-                len,
-            });
+            pieces.push(Piece { to, from: source[at..].as_ptr(), len });
             at += len;
         }
         // SAFETY: the pieces lie within their vectors, and those of the target apart.
@@ -101,10 +92,7 @@ fn a_list_is_copied_piece_by_piece() {
         let mut at = 0;
         for len in lens {
             let end = source.len() - at;
-            assert!(
-                target[end - len..end] == source[at..at + len],
-                "{routine}: piece at {at}"
-            );
+            assert!(target[end - len..end] == source[at..at + len], "{routine}: piece at {at}");
             at += len;
         }
     }

@@ -124,14 +124,8 @@ impl<'a> Mount<'a> {
         })?;
         // The mount may show a part of the tree only (a container): cut what lies above it. A path outside of it
         // (another cgroup namespace) leaves the mount's own root.
-        let below = if self.root == "/" {
-            Some(path)
-        } else {
-            path.strip_prefix(self.root)
-        };
-        let below = below
-            .filter(|below| !below.split('/').any(|name| name == ".."))
-            .unwrap_or("");
+        let below = if self.root == "/" { Some(path) } else { path.strip_prefix(self.root) };
+        let below = below.filter(|below| !below.split('/').any(|name| name == "..")).unwrap_or("");
         Some(below.trim_end_matches('/').to_owned())
     }
 
@@ -151,17 +145,8 @@ impl<'a> Mount<'a> {
         let max = number(&read(Path::new(&file))?)?;
         let used = number(&read(Path::new(&format!("{folder}/{}", self.version.used)))?)?;
         let stat = read(Path::new(&format!("{folder}/memory.stat"))).unwrap_or_default();
-        let cache: u64 = self
-            .version
-            .cache
-            .iter()
-            .filter_map(|name| field(&stat, name))
-            .sum();
-        Some(Limit {
-            file,
-            max,
-            used: used.saturating_sub(cache),
-        })
+        let cache: u64 = self.version.cache.iter().filter_map(|name| field(&stat, name)).sum();
+        Some(Limit { file, max, used: used.saturating_sub(cache) })
     }
 }
 
@@ -171,11 +156,7 @@ fn machine(read: ReadFile<'_>) -> Option<Limit> {
     let kib = |name| field(&info, name).map(|kib| kib.saturating_mul(1024));
     let max = kib("MemTotal:")?.saturating_add(kib("SwapTotal:").unwrap_or(0));
     let left = kib("MemAvailable:")?.saturating_add(kib("SwapFree:").unwrap_or(0));
-    Some(Limit {
-        file: file.into(),
-        max,
-        used: max.saturating_sub(left),
-    })
+    Some(Limit { file: file.into(), max, used: max.saturating_sub(left) })
 }
 
 /// `max` (v2: no limit) and v1's huge number are no limits; both leave `None` or room without end.
@@ -186,8 +167,6 @@ fn number(text: &str) -> Option<u64> {
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let mut words = line.split_whitespace();
-        (words.next() == Some(name))
-            .then(|| words.next())?
-            .and_then(number)
+        (words.next() == Some(name)).then(|| words.next())?.and_then(number)
     })
 }

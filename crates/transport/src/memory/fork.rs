@@ -32,11 +32,7 @@ impl Origin {
     /// # Errors
     /// `Forked`, in a forked child.
     pub fn check(self, operation: &'static str) -> Result<()> {
-        if self.is_foreign() {
-            Err(forked(operation))
-        } else {
-            Ok(())
-        }
+        if self.is_foreign() { Err(forked(operation)) } else { Ok(()) }
     }
 }
 
@@ -93,10 +89,7 @@ fn epoch_page() -> Result<()> {
         tracing::warn!(%error, "MADV_WIPEONFORK was refused: forked children will not be recognised");
     }
     let page: *mut AtomicU64 = map.as_mut_ptr().cast();
-    if PAGE
-        .compare_exchange(std::ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire)
-        .is_ok()
-    {
+    if PAGE.compare_exchange(std::ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire).is_ok() {
         std::mem::forget(map);
         FIRST.store(epoch(), Ordering::Relaxed);
     }

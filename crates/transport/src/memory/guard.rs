@@ -68,11 +68,7 @@ impl Guarded {
         }
         let first = bytes.start.next_multiple_of(self.page);
         let end = bytes.end / self.page * self.page;
-        if first < end {
-            self.set(self.page + first..self.page + end, protection)
-        } else {
-            Ok(())
-        }
+        if first < end { self.set(self.page + first..self.page + end, protection) } else { Ok(()) }
     }
 
     fn set(&self, range: Range<usize>, protection: Protection) -> std::io::Result<()> {

@@ -47,10 +47,8 @@ impl Memory {
         let bytes = admit(OPERATION, len, janitor)?;
         let slack = if bytes >= HUGE { HUGE } else { 0 };
         let size = bytes.checked_add(slack).ok_or_else(|| too_long(OPERATION, len))?;
-        let map = step(Step::Map, || {
-            MmapOptions::new().len(size).map_anon().map_err(errno)
-        })
-        .map_err(|error| no_room(OPERATION, "mmap", len, error))?;
+        let map = step(Step::Map, || MmapOptions::new().len(size).map_anon().map_err(errno))
+            .map_err(|error| no_room(OPERATION, "mmap", len, error))?;
         let map = MmapRaw::from(map);
         advise(&map, Advice::HugePage);
         advise(&map, Advice::DontFork);
@@ -89,11 +87,7 @@ impl Memory {
         allocate(OPERATION, &fd, len)?;
         let map = map(OPERATION, &fd, bytes, true)?;
         // After our own map was made: FUTURE_WRITE would refuse it.
-        let seals = if peers == Rights::Read {
-            SEALS | SealFlags::FUTURE_WRITE
-        } else {
-            SEALS
-        };
+        let seals = if peers == Rights::Read { SEALS | SealFlags::FUTURE_WRITE } else { SEALS };
         rustix::fs::fcntl_add_seals(&fd, seals)
             .map_err(|error| Error::os(OPERATION, "cannot seal the memfd", error.into()))?;
         Self::from_map(OPERATION, map, fd, len, true, peers, janitor)
@@ -153,19 +147,8 @@ impl Memory {
         advise(&map, Advice::HugePage);
         advise(&map, Advice::DontFork);
         let base = NonNull::new(map.as_mut_ptr()).expect("a map does not begin at null");
-        fault_in(
-            operation,
-            base,
-            len,
-            if writable { Touch::Write } else { Touch::Read },
-        )?;
-        Ok(Self::assemble(
-            base,
-            len,
-            writable,
-            Backing::Shared { map, fd, peers },
-            janitor,
-        ))
+        fault_in(operation, base, len, if writable { Touch::Write } else { Touch::Read })?;
+        Ok(Self::assemble(base, len, writable, Backing::Shared { map, fd, peers }, janitor))
     }
 
     /// A peer's memfd, of which it says that it has `len` bytes: mapped to read, or with [`Rights::Write`] to read and
@@ -179,9 +162,7 @@ impl Memory {
         janitor.origin().check(OPERATION)?;
         let denied = |message: String| Error::new(ErrorKind::Denied, OPERATION, message);
         let found = rustix::fs::fcntl_get_seals(&fd).map_err(|error| {
-            denied(format!(
-                "the peer's descriptor is no memfd ({error}); nothing was mapped"
-            ))
+            denied(format!("the peer's descriptor is no memfd ({error}); nothing was mapped"))
         })?;
         if !found.contains(SEALS) {
             return Err(denied(format!(
@@ -200,21 +181,14 @@ impl Memory {
         }
         let writable = rights == Rights::Write;
         if writable && found.intersects(WRITE_SEALS) {
-            return Err(denied(
-                "the peer's memfd is sealed against writing; ask for a lease to read".into(),
-            ));
+            return Err(denied("the peer's memfd is sealed against writing; ask for a lease to read".into()));
         }
         let bytes = usize::try_from(len).map_err(|_| too_long(OPERATION, len))?;
         let map = map(OPERATION, &fd, bytes, writable)?;
         advise(&map, Advice::HugePage);
         advise(&map, Advice::DontFork);
         let base = NonNull::new(map.as_mut_ptr()).expect("a map does not begin at null");
-        fault_in(
-            OPERATION,
-            base,
-            len,
-            if writable { Touch::Write } else { Touch::Read },
-        )?;
+        fault_in(OPERATION, base, len, if writable { Touch::Write } else { Touch::Read })?;
         Ok(Self::assemble(base, len, writable, Backing::Peer(map), janitor))
     }
 }
@@ -269,9 +243,7 @@ fn size(operation: &'static str, fd: &OwnedFd) -> Result<u64> {
 /// Gives every page of the file its memory, so that no access can fail for want of it.
 fn allocate(operation: &'static str, fd: &OwnedFd, len: u64) -> Result<()> {
     loop {
-        match step(Step::Allocate, || {
-            rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, len)
-        }) {
+        match step(Step::Allocate, || rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, len)) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(no_room(operation, "fallocate", len, error)),
@@ -283,12 +255,8 @@ fn map(operation: &'static str, fd: &OwnedFd, bytes: usize, writable: bool) -> R
     let mut options = MmapOptions::new();
     options.len(bytes);
     step(Step::Map, || {
-        if writable {
-            options.map_raw(&fd.as_fd())
-        } else {
-            options.map_raw_read_only(&fd.as_fd())
-        }
-        .map_err(errno)
+        if writable { options.map_raw(&fd.as_fd()) } else { options.map_raw_read_only(&fd.as_fd()) }
+            .map_err(errno)
     })
     .map_err(|error| no_room(operation, "mmap", bytes as u64, error))
 }
@@ -309,14 +277,9 @@ fn advise(map: &MmapRaw, advice: Advice) {
 fn admit(operation: &'static str, len: u64, janitor: &Janitor) -> Result<usize> {
     janitor.origin().check(operation)?;
     if len == 0 {
-        return Err(misuse(
-            operation,
-            "0 bytes were asked for; give the region a length",
-        ));
+        return Err(misuse(operation, "0 bytes were asked for; give the region a length"));
     }
-    let bytes = usize::try_from(len)
-        .ok()
-        .filter(|bytes| *bytes <= isize::MAX as usize);
+    let bytes = usize::try_from(len).ok().filter(|bytes| *bytes <= isize::MAX as usize);
     let bytes = bytes.ok_or_else(|| too_long(operation, len))?;
     cgroup::admit(operation, len)?;
     Ok(bytes)
@@ -333,10 +296,7 @@ fn misuse(operation: &'static str, message: impl Into<String>) -> Error {
 
 #[cold]
 fn too_long(operation: &'static str, len: u64) -> Error {
-    misuse(
-        operation,
-        format!("{len} bytes are more than an address space holds"),
-    )
+    misuse(operation, format!("{len} bytes are more than an address space holds"))
 }
 
 #[cold]

@@ -118,13 +118,7 @@ impl Memory {
                 ));
             }
         };
-        Ok(Self::assemble(
-            base,
-            len,
-            true,
-            Backing::Foreign(keep_alive),
-            janitor,
-        ))
+        Ok(Self::assemble(base, len, true, Backing::Foreign(keep_alive), janitor))
     }
 
     /// Memory that an owner gives up until the last `Arc` is dropped: a `Vec<u8>`, a `Box<[u8]>`, a map.

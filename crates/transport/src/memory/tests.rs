@@ -30,18 +30,9 @@ fn private_memory_is_zero_and_checked_at_its_end() {
     memory.read((3 << 20) - 100, &mut bytes).unwrap();
     assert_eq!(bytes, [0; 100]);
     for (at, len) in [(3 << 20, 1_u64), ((3 << 20) - 99, 100), (u64::MAX, 2)] {
-        assert_eq!(
-            memory.read(at, &mut bytes[..len as usize]).unwrap_err().kind(),
-            ErrorKind::OutOfBounds
-        );
-        assert_eq!(
-            memory.write(at, &bytes[..len as usize]).unwrap_err().kind(),
-            ErrorKind::OutOfBounds
-        );
-        assert_eq!(
-            memory.fill(at, len, 1).unwrap_err().kind(),
-            ErrorKind::OutOfBounds
-        );
+        assert_eq!(memory.read(at, &mut bytes[..len as usize]).unwrap_err().kind(), ErrorKind::OutOfBounds);
+        assert_eq!(memory.write(at, &bytes[..len as usize]).unwrap_err().kind(), ErrorKind::OutOfBounds);
+        assert_eq!(memory.fill(at, len, 1).unwrap_err().kind(), ErrorKind::OutOfBounds);
     }
     memory.fill(5, 3, 9).unwrap();
     memory.read(4, &mut bytes[..5]).unwrap();
@@ -110,10 +101,7 @@ fn a_failed_allocation_is_a_resource_error_with_its_errno() {
     }
     for step in [Step::Map, Step::Populate] {
         fault::inject(step, Errno::NOMEM);
-        assert_eq!(
-            Memory::anonymous(1 << 20, &janitor).unwrap_err().kind(),
-            ErrorKind::Resource
-        );
+        assert_eq!(Memory::anonymous(1 << 20, &janitor).unwrap_err().kind(), ErrorKind::Resource);
     }
     Memory::shared(1 << 20, &janitor).unwrap();
 }
