@@ -132,7 +132,7 @@ fn functions(text: &str) -> Vec<(usize, String, usize)> {
 #[test]
 fn function_lengths_are_read_right() {
     let text = "impl A {\n    fn one(&self) {\n        x();\n    }\n\n    fn two(\n        &self,\n    ) {\n    }\n}\n";
-    let found: Vec<_> = functions(text).into_iter().map(|(line, name, lines)| (line, name, lines)).collect();
+    let found = functions(text);
     assert_eq!(found, [(2, "one".to_owned(), 3), (6, "two".to_owned(), 4)]);
 }
 
