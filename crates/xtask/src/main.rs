@@ -1,6 +1,7 @@
 //! The developer's commands. CI calls the same ones.
 #![expect(clippy::print_stdout, reason = "a command's output is its purpose")]
 
+mod aarch64;
 mod bench;
 mod lint;
 mod stage;

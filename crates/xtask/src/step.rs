@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::stage::absences_path;
@@ -51,6 +52,12 @@ impl Step {
         self
     }
 
+    /// The folder it runs in.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.0.current_dir(folder);
+        self
+    }
+
     /// Runs it unseen, and gives what it printed to stdout, or the last line that it printed to stderr.
     pub(crate) fn quietly(mut self) -> std::result::Result<String, String> {
         let output = self.0.output().map_err(|error| self.cannot_start(&error))?;
@@ -84,7 +91,7 @@ impl Step {
         let mut words: Vec<String> = variables
             .filter_map(|(name, value)| Some(format!("{}={:?}", name.display(), value?.to_string_lossy())))
             .collect();
-        let program = std::path::Path::new(self.0.get_program());
+        let program = Path::new(self.0.get_program());
         words.push(program.file_name().unwrap_or_default().display().to_string());
         words.extend(self.0.get_args().map(|argument| argument.display().to_string()));
         words.join(" ")

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: every test there is.
 
+use crate::aarch64::Toolchain;
 use crate::stage::{Outcome, Stage};
 use crate::step::{self, Step, run_all};
-use crate::tools;
 
 /// The stages of `cargo xtask test`; `docs/TESTING.md` says what each is for.
 pub(crate) const STAGES: &[Stage] = &[
@@ -53,22 +53,11 @@ fn asan() -> Outcome {
 }
 
 fn aarch64() -> Outcome {
-    let ready = tools::rust_target(tools::AARCH64)
-        .and_then(|()| tools::program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"))
-        .and_then(|()| tools::program("qemu-aarch64-static", "qemu-user-static"));
-    if let Err(why) = ready {
-        return Outcome::Skipped(why);
-    }
-    let test = |arguments: &str| {
-        Step::cargo("test --locked --no-fail-fast --lib --target")
-            .arg(tools::AARCH64)
-            .args(arguments)
-            .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
-            .env(
-                "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER",
-                "qemu-aarch64-static -L /usr/aarch64-linux-gnu",
-            )
-            .env("PROPTEST_CASES", "32")
+    let toolchain = match Toolchain::ready() {
+        Ok(toolchain) => toolchain,
+        Err(why) => return Outcome::Skipped(why),
     };
-    run_all([test("-p ropeway-core"), test("-p ropeway-transport -- copy fence tcp")]).into()
+    let packages = ["-p ropeway-core", "-p ropeway-transport -- copy fence tcp"];
+    // Emulated, so fewer cases.
+    some_tests(run_all(packages.map(|package| toolchain.test(package).env("PROPTEST_CASES", "32"))))
 }

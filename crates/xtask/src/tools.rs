@@ -1,11 +1,8 @@
 //! What the stages need beyond the toolchain: looked for first, installed when missing, and said before it is.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::step::Step;
-
-/// The architecture of Ascend hosts.
-pub(crate) const AARCH64: &str = "aarch64-unknown-linux-gnu";
 
 const CARGO_DENY: &str = "0.20.2";
 
@@ -20,19 +17,6 @@ pub(crate) fn program(program: &str, packages: &str) -> Result<(), String> {
     } else {
         Err(format!("`{program}` is missing although {packages} is installed"))
     }
-}
-
-/// Makes sure that the toolchain has a standard library for `target`.
-pub(crate) fn rust_target(target: &str) -> Result<(), String> {
-    let sysroot = Step::program("rustc").args("--print sysroot").quietly()?;
-    if Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir() {
-        return Ok(());
-    }
-    println!("installing through rustup: the standard library for {target}");
-    let added = Step::program("rustup").args("target add").arg(target).run();
-    added
-        .map(drop)
-        .map_err(|(_, why)| format!("no standard library for {target}, and rustup gave none: {why}"))
 }
 
 /// The `cargo-deny` binary: one that is installed, one from an earlier call, or built now (about a minute).
@@ -56,7 +40,8 @@ pub(crate) fn cargo_deny() -> Result<PathBuf, String> {
     Ok(binary)
 }
 
-fn apt(packages: &str) -> Result<(), String> {
+/// Installs Debian's `packages`, as root or through sudo without a question.
+pub(crate) fn apt(packages: &str) -> Result<(), String> {
     if !found("apt-get") {
         return Err(format!("{packages} is not installed, and there is no apt-get to install it with"));
     }
@@ -70,18 +55,19 @@ fn apt(packages: &str) -> Result<(), String> {
         };
         program.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").quietly()
     };
-    let install = format!("install --quiet --yes --no-install-recommends {packages}");
+    let install = format!("install --quiet --yes --no-remove --no-install-recommends {packages}");
     // The lists may be missing or old: fetch them only when the first try failed.
     apt(&install).or_else(|_| apt("update --quiet").and_then(|_| apt(&install))).map(drop)
 }
 
 /// Whether `program` is in the PATH.
-pub(crate) fn found(program: &str) -> bool {
+fn found(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-fn cache() -> PathBuf {
+/// What is worth keeping between clones: it saves time, and nothing depends on it.
+pub(crate) fn cache() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     base.or_else(home).unwrap_or_else(std::env::temp_dir).join("ropeway")
