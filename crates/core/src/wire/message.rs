@@ -1,0 +1,503 @@
+//! The messages of the control session.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{BlockSpans, Reader, WireError};
+use crate::layout::{LayoutDigest, MAX_NAME_BYTES};
+use crate::{CacheId, GrantId, Incarnation, Rights};
+use std::sync::Arc;
+
+/// Characters of a build's version string.
+pub const MAX_BUILD_BYTES: usize = 64;
+/// Characters of a reason in words.
+pub const MAX_TEXT_BYTES: usize = 512;
+/// Bytes of one transport's offer.
+pub const MAX_OFFER_BYTES: usize = 4_096;
+/// Transports that one engine may offer.
+pub const MAX_OFFERS: usize = 16;
+
+/// Where an engine's process runs. Equal values are a hint that a same-host transport may work, never a proof.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HostIdentity {
+    /// The kernel's boot id.
+    pub boot_id: [u8; 16],
+    /// Inode of the network namespace; 0 when unknown.
+    pub net_namespace: u64,
+    /// Inode of the pid namespace; 0 when unknown.
+    pub pid_namespace: u64,
+    /// The process, in its own pid namespace.
+    pub pid: u32,
+    /// The user it runs as.
+    pub uid: u32,
+}
+
+/// What an engine accepts from the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerLimits {
+    /// Longest control frame.
+    pub control_frame_bytes: u32,
+    /// Grants that the peer may hold of this engine.
+    pub grants_per_peer: u32,
+    /// Requests that this engine serves for the peer at a time.
+    pub served_requests: u32,
+    /// Bytes that this engine serves for the peer at a time.
+    pub served_bytes: u64,
+    /// Pause between this engine's heartbeats while it holds grants.
+    pub heartbeat_ms: u32,
+}
+
+/// One transport's endpoint facts; only that transport knows what they mean.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// Which transport, as `docs/PROTOCOL.md` numbers them. Unknown ones are skipped by the receiver.
+    pub kind: u8,
+    /// Its facts.
+    pub bytes: Bytes,
+}
+
+/// How an engine introduces itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Oldest protocol version it speaks.
+    pub version_min: u8,
+    /// Newest protocol version it speaks.
+    pub version_max: u8,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// The life of the other engine that it wants to talk to, where the descriptor told.
+    pub expects: Option<Incarnation>,
+    /// Optional abilities, a bit each; unknown bits are ignored.
+    pub capabilities: u64,
+    /// Where it runs.
+    pub host: HostIdentity,
+    /// Its build, for people: `ropeway 0.1.0 (abc1234)`.
+    pub build: String,
+    /// What it accepts.
+    pub limits: PeerLimits,
+    /// Its transports, best first.
+    pub offers: Vec<Offer>,
+}
+
+/// Why a peer said no.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum Why {
+    /// No protocol version in common.
+    Version = 1,
+    /// The engine that was meant is gone; this one is its successor.
+    StaleIncarnation = 2,
+    /// A limit is reached.
+    Full = 3,
+    /// The lease or cache is of the past.
+    Stale = 4,
+    /// A wrong secret, or no right.
+    Denied = 5,
+    /// There is no such cache.
+    NotFound = 6,
+    /// The engine or session is closing.
+    Closed = 7,
+    /// The peer broke the protocol.
+    Protocol = 8,
+    /// Something else; the text tells.
+    Other = 9,
+    /// The peer fell silent while leases were held.
+    Silent = 10,
+}
+
+impl Why {
+    fn from_byte(byte: u8) -> Result<Self, WireError> {
+        Ok(match byte {
+            1 => Self::Version,
+            2 => Self::StaleIncarnation,
+            3 => Self::Full,
+            4 => Self::Stale,
+            5 => Self::Denied,
+            6 => Self::NotFound,
+            7 => Self::Closed,
+            8 => Self::Protocol,
+            9 => Self::Other,
+            10 => Self::Silent,
+            value => {
+                return Err(WireError::Unknown { what: "reason", value: value.into() });
+            }
+        })
+    }
+
+    /// The kind of error that a caller sees.
+    pub fn kind(self) -> crate::ErrorKind {
+        use crate::ErrorKind as Kind;
+        match self {
+            Self::Version => Kind::Mismatch,
+            Self::StaleIncarnation | Self::Silent => Kind::PeerGone,
+            Self::Full => Kind::Full,
+            Self::Stale => Kind::StaleLease,
+            Self::Denied => Kind::Denied,
+            Self::NotFound => Kind::Mismatch,
+            Self::Closed => Kind::Closed,
+            Self::Protocol => Kind::Protocol,
+            Self::Other => Kind::LinkLost,
+        }
+    }
+}
+
+/// What a claim gives: the lease as its importer sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClaimInfo {
+    /// The lease.
+    pub grant: GrantId,
+    /// The cache whose blocks it covers.
+    pub cache: CacheId,
+    /// What it allows.
+    pub rights: Rights,
+    /// How long it lives without a renewal, in milliseconds.
+    pub ttl_ms: u32,
+    /// The blocks.
+    pub blocks: Arc<BlockSpans>,
+}
+
+/// A cache as its owner describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CacheInfo {
+    /// The cache.
+    pub cache: CacheId,
+    /// Counts the owner's publications; a higher one is newer.
+    pub version: u64,
+    /// Digest of the cache's shape.
+    pub digest: LayoutDigest,
+    /// The layout in its own wire form; empty when the asker named the same publication.
+    pub layout: Bytes,
+}
+
+/// A message of the control session. `docs/PROTOCOL.md` has the byte layouts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+#[expect(
+    missing_docs,
+    reason = "each variant says what its fields are; docs/PROTOCOL.md has them one by one"
+)]
+pub enum Message {
+    /// First message of the connecting side.
+    Hello(Hello),
+    /// Answer of the accepting side: the version chosen, and its own introduction.
+    HelloAck(u8, Hello),
+    /// The accepting side will not talk.
+    Refuse(Why, String),
+    /// Asks to hold a lease.
+    Claim { request: u32, cache: CacheId, grant: GrantId, secret: u128 },
+    /// The asker holds the lease.
+    Claimed { request: u32, info: ClaimInfo },
+    /// The request of that number is refused.
+    Refused { request: u32, why: Why, text: String },
+    /// The importer's word that nothing it started touches the blocks any more.
+    Release { grant: GrantId },
+    /// The owner ends the lease; `Release` is expected when the importer's transfers are quiet.
+    Revoked { grant: GrantId },
+    /// Renews all leases that the sender holds of the receiver.
+    Heartbeat { sequence: u64 },
+    /// The renewal of that number was counted.
+    HeartbeatAck { sequence: u64 },
+    /// Asks for a cache by name; the layout is left out of the answer when the cache is `known`.
+    Lookup { request: u32, name: String, known: Option<CacheId> },
+    /// The cache.
+    Found { request: u32, info: CacheInfo },
+    /// A cache that the receiver has looked up was published anew (`live`) or withdrawn.
+    CacheChanged { cache: CacheId, version: u64, live: bool, name: String },
+    /// Something that the lease's holder counts by sequence has arrived, or has failed.
+    Notify { grant: GrantId, sequence: u32, failed: bool },
+    /// A notification was not counted.
+    NotifyRefused { grant: GrantId, sequence: u32, why: Why },
+    /// The sender is about to make a data link and has drawn its key.
+    LinkOpen { link: u32, kind: u8, key: [u8; 32] },
+    /// The receiver of `LinkOpen` waits for the sender.
+    LinkReady { link: u32 },
+    /// The link is not to be had, or no more.
+    LinkFailed { link: u32, text: String },
+    /// The sender ends the session.
+    Goodbye(Why, String),
+}
+
+impl Message {
+    /// Whether it belongs to the handshake, whose layout is frozen.
+    pub fn is_handshake(&self) -> bool {
+        matches!(self, Self::Hello(_) | Self::HelloAck(..) | Self::Refuse(..))
+    }
+
+    /// Its number on the wire.
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => 1,
+            Self::HelloAck(..) => 2,
+            Self::Refuse(..) => 3,
+            Self::Claim { .. } => 16,
+            Self::Claimed { .. } => 17,
+            Self::Refused { .. } => 18,
+            Self::Release { .. } => 19,
+            Self::Revoked { .. } => 20,
+            Self::Heartbeat { .. } => 21,
+            Self::HeartbeatAck { .. } => 22,
+            Self::Lookup { .. } => 23,
+            Self::Found { .. } => 24,
+            Self::CacheChanged { .. } => 25,
+            Self::Notify { .. } => 26,
+            Self::NotifyRefused { .. } => 27,
+            Self::LinkOpen { .. } => 28,
+            Self::LinkReady { .. } => 29,
+            Self::LinkFailed { .. } => 30,
+            Self::Goodbye(..) => 31,
+        }
+    }
+
+    pub(super) fn encode_body(&self, out: &mut BytesMut) {
+        match self {
+            Self::Hello(hello) => hello.encode(out),
+            Self::HelloAck(version, hello) => {
+                out.put_u8(*version);
+                hello.encode(out);
+            }
+            Self::Refuse(why, text) | Self::Goodbye(why, text) => {
+                out.put_u8(*why as u8);
+                put_text(out, text, MAX_TEXT_BYTES);
+            }
+            Self::Claim { request, cache, grant, secret } => {
+                out.put_u32_le(*request);
+                out.put_u64_le(cache.to_bits());
+                out.put_u64_le(grant.to_bits());
+                out.put_u128_le(*secret);
+            }
+            Self::Claimed { request, info } => {
+                out.put_u32_le(*request);
+                info.encode(out);
+            }
+            Self::Refused { request, why, text } => {
+                out.put_u32_le(*request);
+                out.put_u8(*why as u8);
+                put_text(out, text, MAX_TEXT_BYTES);
+            }
+            Self::Release { grant } | Self::Revoked { grant } => out.put_u64_le(grant.to_bits()),
+            Self::Heartbeat { sequence } | Self::HeartbeatAck { sequence } => out.put_u64_le(*sequence),
+            Self::Lookup { request, name, known } => {
+                out.put_u32_le(*request);
+                put_text(out, name, MAX_NAME_BYTES);
+                out.put_u64_le(known.map_or(0, |cache| cache.to_bits()));
+            }
+            Self::Found { request, info } => {
+                out.put_u32_le(*request);
+                info.encode(out);
+            }
+            Self::CacheChanged { cache, version, live, name } => {
+                out.put_u64_le(cache.to_bits());
+                out.put_u64_le(*version);
+                out.put_u8((*live).into());
+                put_text(out, name, MAX_NAME_BYTES);
+            }
+            Self::Notify { grant, sequence, failed } => {
+                out.put_u64_le(grant.to_bits());
+                out.put_u32_le(*sequence);
+                out.put_u8((*failed).into());
+            }
+            Self::NotifyRefused { grant, sequence, why } => {
+                out.put_u64_le(grant.to_bits());
+                out.put_u32_le(*sequence);
+                out.put_u8(*why as u8);
+            }
+            Self::LinkOpen { link, kind, key } => {
+                out.put_u32_le(*link);
+                out.put_u8(*kind);
+                out.put_slice(key);
+            }
+            Self::LinkReady { link } => out.put_u32_le(*link),
+            Self::LinkFailed { link, text } => {
+                out.put_u32_le(*link);
+                put_text(out, text, MAX_TEXT_BYTES);
+            }
+        }
+    }
+
+    pub(super) fn decode_body(kind: u8, from: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(match kind {
+            1 => Self::Hello(Hello::decode(from)?),
+            2 => Self::HelloAck(from.u8()?, Hello::decode(from)?),
+            3 => Self::Refuse(Why::from_byte(from.u8()?)?, reason(from)?),
+            16 => Self::Claim {
+                request: from.u32()?,
+                cache: from.cache()?,
+                grant: from.grant()?,
+                secret: from.u128()?,
+            },
+            17 => Self::Claimed { request: from.u32()?, info: ClaimInfo::decode(from)? },
+            18 => {
+                Self::Refused { request: from.u32()?, why: Why::from_byte(from.u8()?)?, text: reason(from)? }
+            }
+            19 => Self::Release { grant: from.grant()? },
+            20 => Self::Revoked { grant: from.grant()? },
+            21 => Self::Heartbeat { sequence: from.u64()? },
+            22 => Self::HeartbeatAck { sequence: from.u64()? },
+            23 => Self::Lookup {
+                request: from.u32()?,
+                name: from.text("cache name", MAX_NAME_BYTES)?.to_owned(),
+                known: match from.u64()? {
+                    0 => None,
+                    bits => Some(CacheId::from_bits(bits)),
+                },
+            },
+            24 => Self::Found { request: from.u32()?, info: CacheInfo::decode(from)? },
+            25 => Self::CacheChanged {
+                cache: from.cache()?,
+                version: from.u64()?,
+                live: from.bool("cache flag")?,
+                name: from.text("cache name", MAX_NAME_BYTES)?.to_owned(),
+            },
+            26 => Self::Notify {
+                grant: from.grant()?,
+                sequence: from.u32()?,
+                failed: from.bool("notification flag")?,
+            },
+            27 => Self::NotifyRefused {
+                grant: from.grant()?,
+                sequence: from.u32()?,
+                why: Why::from_byte(from.u8()?)?,
+            },
+            28 => Self::LinkOpen { link: from.u32()?, kind: from.u8()?, key: from.array()? },
+            29 => Self::LinkReady { link: from.u32()? },
+            30 => Self::LinkFailed { link: from.u32()?, text: reason(from)? },
+            31 => Self::Goodbye(Why::from_byte(from.u8()?)?, reason(from)?),
+            value => {
+                return Err(WireError::Unknown { what: "message kind", value: value.into() });
+            }
+        })
+    }
+}
+
+fn reason(from: &mut Reader<'_>) -> Result<String, WireError> {
+    Ok(from.text("reason", MAX_TEXT_BYTES)?.to_owned())
+}
+
+/// Writes a u16 length and the text, cut at a character when it is longer than `limit`.
+fn put_text(out: &mut BytesMut, text: &str, limit: usize) {
+    let cut = (0..=text.len().min(limit)).rfind(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    out.put_u16_le(cut as u16);
+    out.put_slice(&text.as_bytes()[..cut]);
+}
+
+impl Hello {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(self.version_min);
+        out.put_u8(self.version_max);
+        out.put_u64_le(self.incarnation.get());
+        out.put_u64_le(self.expects.map_or(0, Incarnation::get));
+        out.put_u64_le(self.capabilities);
+        out.put_slice(&self.host.boot_id);
+        out.put_u64_le(self.host.net_namespace);
+        out.put_u64_le(self.host.pid_namespace);
+        out.put_u32_le(self.host.pid);
+        out.put_u32_le(self.host.uid);
+        put_text(out, &self.build, MAX_BUILD_BYTES);
+        out.put_u32_le(self.limits.control_frame_bytes);
+        out.put_u32_le(self.limits.grants_per_peer);
+        out.put_u32_le(self.limits.served_requests);
+        out.put_u64_le(self.limits.served_bytes);
+        out.put_u32_le(self.limits.heartbeat_ms);
+        let offers = &self.offers[..self.offers.len().min(MAX_OFFERS)];
+        out.put_u8(offers.len() as u8);
+        for offer in offers {
+            out.put_u8(offer.kind);
+            out.put_u32_le(offer.bytes.len() as u32);
+            out.put_slice(&offer.bytes);
+        }
+        // Room for fields of later versions: a reader skips what it does not know.
+        out.put_u32_le(0);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
+        let hello = Self {
+            version_min: from.u8()?,
+            version_max: from.u8()?,
+            incarnation: from.incarnation()?,
+            expects: Incarnation::new(from.u64()?),
+            capabilities: from.u64()?,
+            host: HostIdentity {
+                boot_id: from.array()?,
+                net_namespace: from.u64()?,
+                pid_namespace: from.u64()?,
+                pid: from.u32()?,
+                uid: from.u32()?,
+            },
+            build: from.text("build", MAX_BUILD_BYTES)?.to_owned(),
+            limits: PeerLimits {
+                control_frame_bytes: from.u32()?,
+                grants_per_peer: from.u32()?,
+                served_requests: from.u32()?,
+                served_bytes: from.u64()?,
+                heartbeat_ms: from.u32()?,
+            },
+            offers: {
+                let count = usize::from(from.u8()?);
+                if count > MAX_OFFERS {
+                    return Err(WireError::TooLong { what: "offers", limit: MAX_OFFERS as u64 });
+                }
+                let mut offers = Vec::with_capacity(count);
+                for _ in 0..count {
+                    let kind = from.u8()?;
+                    let bytes = Bytes::copy_from_slice(from.bytes("offer", MAX_OFFER_BYTES)?);
+                    offers.push(Offer { kind, bytes });
+                }
+                offers
+            },
+        };
+        from.bytes("later fields", 65_536)?;
+        if hello.version_min > hello.version_max {
+            return Err(WireError::Value { what: "version range" });
+        }
+        Ok(hello)
+    }
+}
+
+impl ClaimInfo {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.grant.to_bits());
+        out.put_u64_le(self.cache.to_bits());
+        out.put_u8(match self.rights {
+            Rights::Read => 1,
+            Rights::Write => 2,
+        });
+        out.put_u32_le(self.ttl_ms);
+        self.blocks.encode(out);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            grant: from.grant()?,
+            cache: from.cache()?,
+            rights: match from.u8()? {
+                1 => Rights::Read,
+                2 => Rights::Write,
+                value => {
+                    return Err(WireError::Unknown { what: "rights", value: value.into() });
+                }
+            },
+            ttl_ms: from.u32()?,
+            blocks: Arc::new(BlockSpans::decode(from)?),
+        })
+    }
+}
+
+impl CacheInfo {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.cache.to_bits());
+        out.put_u64_le(self.version);
+        out.put_slice(&self.digest.0);
+        out.put_u32_le(self.layout.len() as u32);
+        out.put_slice(&self.layout);
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(Self {
+            cache: from.cache()?,
+            version: from.u64()?,
+            digest: LayoutDigest(from.array()?),
+            // The frame's own cap bounds the layout.
+            layout: Bytes::copy_from_slice(from.bytes("layout", u32::MAX as usize)?),
+        })
+    }
+}

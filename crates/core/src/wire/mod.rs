@@ -1,0 +1,29 @@
+//! The wire: frames and messages of the control session, lease tokens, and engine descriptors.
+//!
+//! Integers are little-endian; every length is checked against its cap and against the bytes at hand before anything
+//! is allocated; trailing bytes are refused; nothing here panics on foreign bytes. `docs/PROTOCOL.md` has the tables.
+
+pub mod blocks;
+pub mod descriptor;
+pub mod frame;
+pub mod layout;
+pub mod message;
+mod reader;
+pub mod secret;
+mod text;
+pub mod token;
+
+pub use blocks::BlockSpans;
+pub use descriptor::{Auth, Descriptor};
+pub use frame::{FrameDecoder, encode_frame};
+pub use layout::{decode_layout, encode_layout};
+pub use message::{Hello, HostIdentity, Message, Offer, PeerLimits};
+pub use reader::{Reader, WireError};
+pub use secret::Secret;
+pub use token::Token;
+
+/// The newest protocol version that this build speaks.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// The oldest one: the version before the newest, where there is one.
+pub const PROTOCOL_VERSION_MIN: u8 = 1;
