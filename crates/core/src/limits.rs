@@ -154,12 +154,7 @@ impl Limits {
             ("transfers", self.transfers.into(), 1, 1 << 20),
             ("transfers_per_peer", self.transfers_per_peer.into(), 1, 1 << 16),
             ("completions", self.completions.into(), 1, 1 << 24),
-            (
-                "control_frame_bytes",
-                self.control_frame_bytes.into(),
-                65_536,
-                64 << 20,
-            ),
+            ("control_frame_bytes", self.control_frame_bytes.into(), 65_536, 64 << 20),
             ("copy_threads", self.copy_threads.into(), 0, 256),
             ("streams", self.streams.into(), 1, 64),
         ];

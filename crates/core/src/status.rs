@@ -86,13 +86,7 @@ pub struct Status {
 impl Status {
     /// Ended as `kind`, with nothing touching either side any more.
     pub const fn quiet(kind: StatusKind) -> Self {
-        Self {
-            kind,
-            local: Quiet::Yes,
-            remote: Quiet::Yes,
-            native: 0,
-            run: 0,
-        }
+        Self { kind, local: Quiet::Yes, remote: Quiet::Yes, native: 0, run: 0 }
     }
 
     /// Every byte in place, both sides quiet.

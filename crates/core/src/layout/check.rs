@@ -18,19 +18,13 @@ pub(super) fn check(
     for item in &spec.parts {
         name("part", &item.name)?;
         if !names.insert(item.name.as_str()) {
-            return Err(misuse(format!(
-                "cache {}: two parts are named {}",
-                spec.name, item.name
-            )));
+            return Err(misuse(format!("cache {}: two parts are named {}", spec.name, item.name)));
         }
         part(spec, item, &region_bytes)?;
         // The sum bounds every byte count that plans compute, so that none of them can overflow.
         let bytes = u64::from(item.strided.blocks).checked_mul(item.strided.block_bytes);
         total = bytes.and_then(|bytes| total.checked_add(bytes)).ok_or_else(|| {
-            bounds(format!(
-                "cache {}: its parts add up to more than 2^64 bytes",
-                spec.name
-            ))
+            bounds(format!("cache {}: its parts add up to more than 2^64 bytes", spec.name))
         })?;
     }
     for (index, group) in spec.groups.iter().enumerate() {
@@ -47,18 +41,12 @@ pub(super) fn check(
 /// Ids of a group: what the shortest of its parts can hold.
 pub(super) fn ids(spec: &LayoutSpec, group: usize) -> u32 {
     let parts = spec.parts.iter().filter(|part| usize::from(part.group) == group);
-    parts
-        .map(|part| part.strided.blocks / spec.groups[group].ratio)
-        .min()
-        .unwrap_or(0)
+    parts.map(|part| part.strided.blocks / spec.groups[group].ratio).min().unwrap_or(0)
 }
 
 fn counts(spec: &LayoutSpec, limits: &Limits) -> Result<()> {
     if spec.groups.is_empty() {
-        return Err(misuse(format!(
-            "cache {}: no group; begin with .group(name, ratio)",
-            spec.name
-        )));
+        return Err(misuse(format!("cache {}: no group; begin with .group(name, ratio)", spec.name)));
     }
     if spec.groups.len() > MAX_GROUPS {
         return Err(full(format!(
@@ -68,10 +56,7 @@ fn counts(spec: &LayoutSpec, limits: &Limits) -> Result<()> {
         )));
     }
     if spec.parts.is_empty() {
-        return Err(misuse(format!(
-            "cache {}: no part; add one with .part(..)",
-            spec.name
-        )));
+        return Err(misuse(format!("cache {}: no part; add one with .part(..)", spec.name)));
     }
     if spec.parts.len() as u64 > u64::from(limits.parts_per_cache) {
         return Err(full(format!(
@@ -89,10 +74,7 @@ fn groups(spec: &LayoutSpec) -> Result<()> {
     for group in &spec.groups {
         name("group", &group.name)?;
         if !names.insert(group.name.as_str()) {
-            return Err(misuse(format!(
-                "cache {}: two groups are named {}",
-                spec.name, group.name
-            )));
+            return Err(misuse(format!("cache {}: two groups are named {}", spec.name, group.name)));
         }
         if group.ratio == 0 || group.ratio > MAX_RATIO {
             return Err(misuse(format!(
@@ -105,21 +87,12 @@ fn groups(spec: &LayoutSpec) -> Result<()> {
 }
 
 fn part(spec: &LayoutSpec, part: &Part, region_bytes: impl Fn(RegionId) -> Option<u64>) -> Result<()> {
-    let Part {
-        name,
-        group,
-        region,
-        strided,
-    } = part;
+    let Part { name, group, region, strided } = part;
     let Some(group) = spec.groups.get(usize::from(*group)) else {
-        return Err(misuse(format!(
-            "part {name}: it belongs to no group; begin with .group(name, ratio)"
-        )));
+        return Err(misuse(format!("part {name}: it belongs to no group; begin with .group(name, ratio)")));
     };
     if strided.block_bytes == 0 {
-        return Err(misuse(format!(
-            "part {name}: block_bytes is 0; a block has at least one byte"
-        )));
+        return Err(misuse(format!("part {name}: block_bytes is 0; a block has at least one byte")));
     }
     if strided.stride < strided.block_bytes {
         return Err(misuse(format!(
@@ -134,9 +107,7 @@ fn part(spec: &LayoutSpec, part: &Part, region_bytes: impl Fn(RegionId) -> Optio
         )));
     }
     let Some(bytes) = region_bytes(*region) else {
-        return Err(misuse(format!(
-            "part {name}: region {region} is not known; it may have been closed"
-        )));
+        return Err(misuse(format!("part {name}: region {region} is not known; it may have been closed")));
     };
     match strided.end() {
         Some(end) if end <= bytes => Ok(()),

@@ -51,12 +51,7 @@ pub struct Strided {
 impl Strided {
     /// Blocks without gaps.
     pub const fn dense(offset: u64, block_bytes: u64, blocks: u32) -> Self {
-        Self {
-            offset,
-            stride: block_bytes,
-            block_bytes,
-            blocks,
-        }
+        Self { offset, stride: block_bytes, block_bytes, blocks }
     }
 
     /// Whether block follows block without a gap.
@@ -68,10 +63,7 @@ impl Strided {
     /// blocks.
     pub fn end(&self) -> Option<u64> {
         let last = u64::from(self.blocks.checked_sub(1)?);
-        self.stride
-            .checked_mul(last)?
-            .checked_add(self.block_bytes)?
-            .checked_add(self.offset)
+        self.stride.checked_mul(last)?.checked_add(self.block_bytes)?.checked_add(self.offset)
     }
 }
 
@@ -114,10 +106,7 @@ impl LayoutSpec {
     /// Adds a group; the parts that follow belong to it.
     #[must_use]
     pub fn group(mut self, name: impl Into<String>, ratio: u32) -> Self {
-        self.groups.push(Group {
-            name: name.into(),
-            ratio,
-        });
+        self.groups.push(Group { name: name.into(), ratio });
         self
     }
 
@@ -126,12 +115,7 @@ impl LayoutSpec {
     pub fn part(mut self, name: impl Into<String>, region: RegionId, strided: Strided) -> Self {
         // Without a group the index names none, and the check says so. Past 65,536 groups the check fails anyway.
         let group = self.groups.len().wrapping_sub(1) as u16;
-        self.parts.push(Part {
-            name: name.into(),
-            group,
-            region,
-            strided,
-        });
+        self.parts.push(Part { name: name.into(), group, region, strided });
         self
     }
 
@@ -148,9 +132,7 @@ impl LayoutSpec {
         limits: &Limits,
     ) -> Result<CacheLayout> {
         check::check(&self, region_bytes, limits)?;
-        let ids = (0..self.groups.len())
-            .map(|group| check::ids(&self, group))
-            .collect();
+        let ids = (0..self.groups.len()).map(|group| check::ids(&self, group)).collect();
         Ok(CacheLayout {
             digest: digest::digest(&self),
             overlaps: overlap::find(&self.parts),
@@ -172,20 +154,13 @@ pub struct CacheLayout {
 impl CacheLayout {
     /// Starts a layout; see [`LayoutSpec::group`], [`LayoutSpec::part`], [`LayoutSpec::build`].
     pub fn builder(name: impl Into<String>) -> LayoutSpec {
-        LayoutSpec {
-            name: name.into(),
-            groups: Vec::new(),
-            parts: Vec::new(),
-            raw: false,
-        }
+        LayoutSpec { name: name.into(), groups: Vec::new(), parts: Vec::new(), raw: false }
     }
 
     /// A whole region as one block of one part, for raw `(local, remote, length)` lists. Two such layouts fit
     /// whatever their lengths. Leases name block 0 of group 0.
     pub fn whole_region(name: impl Into<String>, region: RegionId, bytes: u64) -> LayoutSpec {
-        let mut spec = Self::builder(name)
-            .group("raw", 1)
-            .part("bytes", region, Strided::dense(0, bytes, 1));
+        let mut spec = Self::builder(name).group("raw", 1).part("bytes", region, Strided::dense(0, bytes, 1));
         spec.raw = true;
         spec
     }
@@ -229,26 +204,13 @@ impl CacheLayout {
     /// The regions that the parts lie in, each once, in the order of first use.
     pub fn regions(&self) -> Vec<RegionId> {
         let mut seen = std::collections::BTreeSet::new();
-        self.spec
-            .parts
-            .iter()
-            .map(|part| part.region)
-            .filter(|region| seen.insert(*region))
-            .collect()
+        self.spec.parts.iter().map(|part| part.region).filter(|region| seen.insert(*region)).collect()
     }
 
     /// Bytes that one id of the group stands for, all parts together.
     pub fn bytes_per_id(&self, group: usize) -> u64 {
-        let ratio = self
-            .spec
-            .groups
-            .get(group)
-            .map_or(0, |group| u64::from(group.ratio));
-        let parts = self
-            .spec
-            .parts
-            .iter()
-            .filter(|part| usize::from(part.group) == group);
+        let ratio = self.spec.groups.get(group).map_or(0, |group| u64::from(group.ratio));
+        let parts = self.spec.parts.iter().filter(|part| usize::from(part.group) == group);
         // No overflow: the check has added up the bytes of all parts.
         parts.map(|part| part.strided.block_bytes * ratio).sum()
     }

@@ -43,10 +43,7 @@ pub(super) fn find(parts: &[Part]) -> Overlaps {
         for other in near {
             pairs += 1;
             if pairs > PAIRS_MAX || found.relations.len() > RELATIONS_MAX {
-                return Overlaps {
-                    relations: Vec::new(),
-                    odd: true,
-                };
+                return Overlaps { relations: Vec::new(), odd: true };
             }
             relate(first, other, &mut found);
         }
@@ -69,11 +66,7 @@ fn relate(a: &Part, b: &Part, found: &mut Overlaps) {
     let low = low.max(-(i128::from(a.strided.blocks) - 1));
     let high = high.min(i128::from(b.strided.blocks) - 1);
     for shift in low..=high {
-        let relation = Relation {
-            a: a.group,
-            b: b.group,
-            shift: shift as i64,
-        };
+        let relation = Relation { a: a.group, b: b.group, shift: shift as i64 };
         if !found.relations.contains(&relation) {
             found.relations.push(relation);
         }

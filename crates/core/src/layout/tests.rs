@@ -5,10 +5,7 @@ use crate::ErrorKind;
 
 #[test]
 fn a_part_that_leaves_its_region_is_refused() {
-    let region = RegionId {
-        slot: 3,
-        generation: 1,
-    };
+    let region = RegionId { slot: 3, generation: 1 };
     let build = |blocks| {
         CacheLayout::builder("kv")
             .group("g", 1)

@@ -86,24 +86,16 @@ impl BlockSet {
                 left = left.checked_sub(span.count.into()).ok_or_else(|| {
                     error(
                         ErrorKind::Full,
-                        format!(
-                            "more than {} blocks; limit blocks_per_lease",
-                            limits.blocks_per_lease
-                        ),
+                        format!("more than {} blocks; limit blocks_per_lease", limits.blocks_per_lease),
                     )
                 })?;
                 list.push(span);
             }
             groups.push(GroupSet::new(list).map_err(|id| {
-                error(
-                    ErrorKind::ApiMisuse,
-                    format!("block id {id} of group {} is listed twice", group.name),
-                )
+                error(ErrorKind::ApiMisuse, format!("block id {id} of group {} is listed twice", group.name))
             })?);
         }
-        Ok(Self {
-            groups: groups.into(),
-        })
+        Ok(Self { groups: groups.into() })
     }
 
     /// How many groups the set covers; those of its layout.
@@ -118,11 +110,7 @@ impl BlockSet {
 
     /// How many ids the set has, all groups together.
     pub fn len(&self) -> u64 {
-        self.groups
-            .iter()
-            .flat_map(|group| &group.spans)
-            .map(|span| u64::from(span.count))
-            .sum()
+        self.groups.iter().flat_map(|group| &group.spans).map(|span| u64::from(span.count)).sum()
     }
 
     /// Whether no id is in the set.
@@ -184,10 +172,7 @@ impl GroupSet {
             });
             bits
         });
-        Ok(Self {
-            spans: merged.into(),
-            bits,
-        })
+        Ok(Self { spans: merged.into(), bits })
     }
 
     fn contains(&self, span: BlockSpan) -> bool {
@@ -195,9 +180,7 @@ impl GroupSet {
             Some(bits) => bits.contains(span),
             None => {
                 let after = self.spans.partition_point(|own| own.first <= span.first);
-                after
-                    .checked_sub(1)
-                    .is_some_and(|at| span.end() <= self.spans[at].end())
+                after.checked_sub(1).is_some_and(|at| span.end() <= self.spans[at].end())
             }
         }
     }
@@ -214,10 +197,7 @@ impl Bits {
     /// Room for the ids from `first` to below `end`, unless that takes more than `words_max` words.
     pub(super) fn room(first: u32, end: u64, words_max: usize) -> Option<Self> {
         let words = end.saturating_sub(first.into()).div_ceil(64);
-        (words <= words_max as u64).then(|| Self {
-            first,
-            words: vec![0; words as usize].into(),
-        })
+        (words <= words_max as u64).then(|| Self { first, words: vec![0; words as usize].into() })
     }
 
     /// Sets the span's bits; `false` if one of them was set before. The span must lie inside the room.

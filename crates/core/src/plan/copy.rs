@@ -74,31 +74,22 @@ impl RouteMap {
     ) -> Result<CopyPlan> {
         let route = &self.0;
         if route.raw {
-            return Err(misuse(format!(
-                "cache {} is raw; plan a raw list",
-                route.local.cache
-            )));
+            return Err(misuse(format!("cache {} is raw; plan a raw list", route.local.cache)));
         }
         let range = scope.parts.clone().unwrap_or(0..self.len());
         if range.start > range.end || range.end > self.len() {
-            return Err(misuse(format!(
-                "parts {range:?} of a route that has {}",
-                self.len()
-            )));
+            return Err(misuse(format!("parts {range:?} of a route that has {}", self.len())));
         }
         lists("local", local_ids.len(), route.local.groups)?;
         lists("remote", remote_ids.len(), route.remote.groups)?;
 
         let mut used = vec![false; route.groups.len()];
-        route.lanes[range.clone()]
-            .iter()
-            .for_each(|lane| used[usize::from(lane.group)] = true);
+        route.lanes[range.clone()].iter().for_each(|lane| used[usize::from(lane.group)] = true);
 
         let list = |ids: &[&'_ [BlockId]], group: u16| ids.get(usize::from(group)).map_or(0, |ids| ids.len());
         let room = route.groups.iter().zip(&used).filter(|(_, used)| **used);
-        let room = room
-            .map(|(group, _)| list(local_ids, group.local).max(list(remote_ids, group.remote)))
-            .sum();
+        let room =
+            room.map(|(group, _)| list(local_ids, group.local).max(list(remote_ids, group.remote))).sum();
         let mut spans = Vec::with_capacity(usize::min(room, route.limits.blocks_per_lease as usize));
         let mut groups = Vec::with_capacity(route.groups.len());
         for (group, used) in route.groups.iter().zip(used) {
@@ -117,11 +108,7 @@ impl RouteMap {
             check_within(route, &paged, within)?;
         }
         check_once(route, &paged, op)?;
-        Ok(CopyPlan {
-            op,
-            route: Arc::clone(route),
-            body: Body::Paged(paged),
-        })
+        Ok(CopyPlan { op, route: Arc::clone(route), body: Body::Paged(paged) })
     }
 
     /// Plans a raw list over a raw route. The set of the scope, if any, must have block 0 of group 0.
@@ -133,41 +120,17 @@ impl RouteMap {
     pub fn raw(&self, op: Op, copies: &[RawCopy], scope: &Scope<'_>) -> Result<CopyPlan> {
         let route = &self.0;
         let (Some(entry), Some(lane), true) = (route.entries.first(), route.lanes.first(), route.raw) else {
-            return Err(misuse(format!(
-                "cache {} is paged; plan block ids",
-                route.local.cache
-            )));
+            return Err(misuse(format!("cache {} is paged; plan block ids", route.local.cache)));
         };
-        let block = BlockSpan {
-            first: BlockId(0),
-            count: 1,
-        };
+        let block = BlockSpan { first: BlockId(0), count: 1 };
         if scope.within.is_some_and(|within| !within.contains(0, block)) {
-            return Err(error(
-                ErrorKind::Denied,
-                "the grant does not open the raw cache's block 0".into(),
-            ));
+            return Err(error(ErrorKind::Denied, "the grant does not open the raw cache's block 0".into()));
         }
-        let local = Extent {
-            base: lane.local.base,
-            bytes: entry.local.row_bytes,
-        };
-        let remote = Extent {
-            base: lane.remote.base,
-            bytes: entry.remote.row_bytes,
-        };
-        let runs = RawRuns::new(
-            copies.iter().copied(),
-            local,
-            Some(remote),
-            Some(target(op)),
-            &route.limits,
-        )?;
-        Ok(CopyPlan {
-            op,
-            route: Arc::clone(route),
-            body: Body::Raw(runs),
-        })
+        let local = Extent { base: lane.local.base, bytes: entry.local.row_bytes };
+        let remote = Extent { base: lane.remote.base, bytes: entry.remote.row_bytes };
+        let runs =
+            RawRuns::new(copies.iter().copied(), local, Some(remote), Some(target(op)), &route.limits)?;
+        Ok(CopyPlan { op, route: Arc::clone(route), body: Body::Raw(runs) })
     }
 }
 
@@ -206,6 +169,16 @@ impl CopyPlan {
         self.blocks(Target::Remote)
     }
 
+    /// How far apart the runs of each part are.
+    #[cfg(test)]
+    pub(super) fn grains(&self) -> impl Iterator<Item = super::expansion::Grain> {
+        let lanes = match &self.body {
+            Body::Paged(paged) => paged.lanes(),
+            Body::Raw(_) => &[],
+        };
+        lanes.iter().map(|lane| lane.grain)
+    }
+
     fn blocks(&self, side: Target) -> impl Iterator<Item = (usize, BlockSpan)> {
         let (paged, raw) = match &self.body {
             Body::Paged(paged) => (Some(paged), None),
@@ -222,10 +195,7 @@ impl CopyPlan {
     }
 }
 
-const RAW_BLOCK: BlockSpan = BlockSpan {
-    first: BlockId(0),
-    count: 1,
-};
+const RAW_BLOCK: BlockSpan = BlockSpan { first: BlockId(0), count: 1 };
 
 impl Runs for CopyPlan {
     fn total_bytes(&self) -> u64 {
@@ -314,17 +284,11 @@ fn check_lists(
     let limit = route.limits.blocks_per_lease;
     let most = local.len().max(remote.len());
     if most as u64 > u64::from(limit) {
-        let text = format!(
-            "group {}: {most} ids; limit blocks_per_lease is {limit}",
-            group.name
-        );
+        let text = format!("group {}: {most} ids; limit blocks_per_lease is {limit}", group.name);
         return Err(error(ErrorKind::Full, text));
     }
     let blocks = |ids: &[BlockId], ratio: u32| ids.len() as u64 * u64::from(ratio);
-    let (ours, theirs) = (
-        blocks(local, group.local_ratio),
-        blocks(remote, group.remote_ratio),
-    );
+    let (ours, theirs) = (blocks(local, group.local_ratio), blocks(remote, group.remote_ratio));
     if ours != theirs {
         return Err(misuse(format!(
             "group {}: {} local ids stand for {ours} kernel blocks, {} remote ids for {theirs}; they must pair up",
@@ -342,18 +306,11 @@ fn check_lists(
     if let Some(id) = once::repeated(ids) {
         return Err(error(
             ErrorKind::OutOfBounds,
-            format!(
-                "group {}: {} block {id} would be written twice",
-                group.name,
-                target(op).name()
-            ),
+            format!("group {}: {} block {id} would be written twice", group.name, target(op).name()),
         ));
     }
     if ours > u64::from(u32::MAX) {
-        let text = format!(
-            "group {}: {ours} kernel blocks; at most 2^32 - 1 are possible",
-            group.name
-        );
+        let text = format!("group {}: {ours} kernel blocks; at most 2^32 - 1 are possible", group.name);
         return Err(error(ErrorKind::Full, text));
     }
     Ok(())
@@ -374,11 +331,7 @@ fn bounds(route: &Matched, group: &RouteGroup, side: Target, ids: &[BlockId], li
     };
     Err(error(
         ErrorKind::OutOfBounds,
-        format!(
-            "{} block {highest}: group {} of cache {cache} has {limit}",
-            side.name(),
-            group.name
-        ),
+        format!("{} block {highest}: group {} of cache {cache} has {limit}", side.name(), group.name),
     ))
 }
 

@@ -28,12 +28,7 @@ impl Side {
     fn new((part, rect, region): (&Part, Rect, u16)) -> Self {
         let Strided { offset, stride, .. } = part.strided;
         // No overflow: the rectangle lies inside a block, and the block inside its region.
-        Self {
-            base: offset + rect.offset,
-            stride,
-            row_stride: rect.row_stride,
-            region,
-        }
+        Self { base: offset + rect.offset, stride, row_stride: rect.row_stride, region }
     }
 }
 
@@ -76,14 +71,7 @@ impl Lane {
         let rect = local.1;
         let (local, remote) = (Side::new(local), Side::new(remote));
         let grain = Grain::of(rect, &[local.stride, remote.stride]);
-        Self {
-            local,
-            remote,
-            rows: rect.rows,
-            row_bytes: rect.row_bytes,
-            group,
-            grain,
-        }
+        Self { local, remote, rows: rect.rows, row_bytes: rect.row_bytes, group, grain }
     }
 
     /// The lane of one side alone.
@@ -91,14 +79,7 @@ impl Lane {
         let rect = local.1;
         let local = Side::new(local);
         let grain = Grain::of(rect, &[local.stride]);
-        Self {
-            local,
-            remote: Side::default(),
-            rows: rect.rows,
-            row_bytes: rect.row_bytes,
-            group,
-            grain,
-        }
+        Self { local, remote: Side::default(), rows: rect.rows, row_bytes: rect.row_bytes, group, grain }
     }
 
     /// Bytes of one kernel block.
@@ -221,10 +202,7 @@ impl Expansion {
             };
             let spans = self.spans(usize::from(lane.group));
             if at.span as usize >= spans.len() {
-                *at = Cursor {
-                    part: at.part + 1,
-                    ..Cursor::default()
-                };
+                *at = Cursor { part: at.part + 1, ..Cursor::default() };
                 continue;
             }
             let room = &mut out[filled..];
@@ -247,21 +225,14 @@ impl Expansion {
         let byte = byte.saturating_add(self.window.start).min(self.window.end);
         let part = self.ends.partition_point(|end| *end <= byte);
         let Some(lane) = self.lanes().get(part) else {
-            return Cursor {
-                part: part as u32,
-                ..Cursor::default()
-            };
+            return Cursor { part: part as u32, ..Cursor::default() };
         };
         let inside = byte - part.checked_sub(1).map_or(0, |last| self.ends[last]);
         let spans = self.spans(usize::from(lane.group));
         // No division by zero: a lane has rows, and rows have bytes.
         let block = (inside / lane.block_bytes()) as u32;
         let span = spans.partition_point(|span| span.before <= block) - 1;
-        let mut at = Cursor {
-            part: part as u32,
-            span: span as u32,
-            ..Cursor::default()
-        };
+        let mut at = Cursor { part: part as u32, span: span as u32, ..Cursor::default() };
         let in_block = inside % lane.block_bytes();
         match lane.grain {
             Grain::Span => at.byte = inside - u64::from(spans[span].before) * lane.block_bytes(),
@@ -431,11 +402,7 @@ fn fill_piece(lane: &Lane, spans: &[Span], at: &mut Cursor, out: &mut [Run], bud
     let place = |side: &Side, first: u32| {
         side.base + u64::from(first + at.block) * side.stride + row * side.row_stride + at.byte
     };
-    out[0] = lane.run(
-        place(&lane.local, span.local),
-        place(&lane.remote, span.remote),
-        len,
-    );
+    out[0] = lane.run(place(&lane.local, span.local), place(&lane.remote, span.remote), len);
     *budget -= len;
     at.byte += len;
     if at.byte == lane.row_bytes {

@@ -49,21 +49,13 @@ pub(super) fn repeated(ids: &[BlockId]) -> Option<BlockId> {
     if ids.is_sorted_by(|a, b| a < b) {
         return None;
     }
-    let (low, high) = ids
-        .iter()
-        .fold((u32::MAX, 0), |(low, high), id| (low.min(id.0), high.max(id.0)));
+    let (low, high) = ids.iter().fold((u32::MAX, 0), |(low, high), id| (low.min(id.0), high.max(id.0)));
     if let Some(mut bits) = Bits::room(low, u64::from(high) + 1, BITS_WORDS_MIN + 2 * ids.len()) {
-        return ids
-            .iter()
-            .copied()
-            .find(|&first| !bits.insert(BlockSpan { first, count: 1 }));
+        return ids.iter().copied().find(|&first| !bits.insert(BlockSpan { first, count: 1 }));
     }
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
-    sorted
-        .windows(2)
-        .find(|pair| pair[0] == pair[1])
-        .map(|pair| pair[0])
+    sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 /// The first id that is in two spans.
@@ -74,17 +66,11 @@ pub(super) fn repeated_span(spans: &[BlockSpan]) -> Option<BlockId> {
     let low = spans.iter().map(|span| span.first.0).min()?;
     let high = spans.iter().map(BlockSpan::end).max()?;
     if let Some(mut bits) = Bits::room(low, high, BITS_WORDS_MIN + 2 * spans.len()) {
-        return spans
-            .iter()
-            .find(|&&span| !bits.insert(span))
-            .map(|span| span.first);
+        return spans.iter().find(|&&span| !bits.insert(span)).map(|span| span.first);
     }
     let mut sorted = spans.to_vec();
     sorted.sort_unstable();
-    sorted
-        .windows(2)
-        .find(|pair| pair[0].end() > u64::from(pair[1].first.0))
-        .map(|pair| pair[1].first)
+    sorted.windows(2).find(|pair| pair[0].end() > u64::from(pair[1].first.0)).map(|pair| pair[1].first)
 }
 
 /// Proves it for a paged plan whose groups' ids are distinct on the target's side, and whose slices do not overlap in
@@ -97,26 +83,17 @@ pub(super) fn prove(
     limits: &Limits,
 ) -> Result<()> {
     let doubtful = overlaps.odd
-        || overlaps
-            .relations
-            .iter()
-            .any(|relation| match (group(relation.a), group(relation.b)) {
-                (Some(a), Some(b)) => {
-                    let blocks = |group: usize| {
-                        let spans = plan.spans(group).iter();
-                        spans
-                            .map(|span| (i64::from(target.block(span)), i64::from(span.blocks)))
-                            .collect()
-                    };
-                    meet(blocks(a), blocks(b), relation.shift)
-                }
-                _ => false,
-            });
-    if doubtful {
-        sweep(plan, target, limits)
-    } else {
-        Ok(())
-    }
+        || overlaps.relations.iter().any(|relation| match (group(relation.a), group(relation.b)) {
+            (Some(a), Some(b)) => {
+                let blocks = |group: usize| {
+                    let spans = plan.spans(group).iter();
+                    spans.map(|span| (i64::from(target.block(span)), i64::from(span.blocks))).collect()
+                };
+                meet(blocks(a), blocks(b), relation.shift)
+            }
+            _ => false,
+        });
+    if doubtful { sweep(plan, target, limits) } else { Ok(()) }
 }
 
 /// Whether a block of `a`, moved by `shift`, is a block of `b`.

@@ -52,11 +52,7 @@ impl RawRuns {
             return Err(Error::new(
                 ErrorKind::Full,
                 "raw plan",
-                format!(
-                    "{} copies; limit runs_per_raw_plan is {}",
-                    copies.len(),
-                    limits.runs_per_raw_plan
-                ),
+                format!("{} copies; limit runs_per_raw_plan is {}", copies.len(), limits.runs_per_raw_plan),
             ));
         }
         let mut merged: Vec<RawCopy> = Vec::with_capacity(copies.len());
@@ -158,9 +154,7 @@ impl RawRuns {
         if self.window.start > 0 && *at == Cursor::default() {
             *at = self.first;
         }
-        let before = (at.part as usize)
-            .checked_sub(1)
-            .and_then(|last| self.ends.get(last));
+        let before = (at.part as usize).checked_sub(1).and_then(|last| self.ends.get(last));
         let position = before.copied().unwrap_or(0) + at.byte;
         let mut budget = bytes.min(self.window.end.saturating_sub(position));
         let runs = self.runs.get(at.part as usize..).unwrap_or(&[]);
@@ -172,12 +166,7 @@ impl RawRuns {
             let left = u64::from(run.len) - at.byte;
             let len = left.min(budget);
             let remote = if self.one_sided { 0 } else { run.remote + at.byte };
-            *out = Run {
-                local: run.local + at.byte,
-                remote,
-                len: len as u32,
-                ..*run
-            };
+            *out = Run { local: run.local + at.byte, remote, len: len as u32, ..*run };
             filled += 1;
             budget -= len;
             if len < left {
@@ -194,11 +183,7 @@ impl RawRuns {
         let byte = byte.saturating_add(self.window.start).min(self.window.end);
         let part = self.ends.partition_point(|end| *end <= byte);
         let begin = part.checked_sub(1).map_or(0, |last| self.ends[last]);
-        Cursor {
-            part: part as u32,
-            byte: byte - begin,
-            ..Cursor::default()
-        }
+        Cursor { part: part as u32, byte: byte - begin, ..Cursor::default() }
     }
 }
 
@@ -208,10 +193,7 @@ fn inside(side: &str, at: u64, len: u64, extent: Extent) -> Result<()> {
         _ => Err(Error::new(
             ErrorKind::OutOfBounds,
             "raw plan",
-            format!(
-                "{side} copy of {len} bytes at {at} passes the end ({})",
-                extent.bytes
-            ),
+            format!("{side} copy of {len} bytes at {at} passes the end ({})", extent.bytes),
         )),
     }
 }

@@ -21,12 +21,7 @@ pub struct Rect {
 impl Rect {
     /// The whole of a block.
     pub const fn whole(block_bytes: u64) -> Self {
-        Self {
-            offset: 0,
-            rows: 1,
-            row_bytes: block_bytes,
-            row_stride: block_bytes,
-        }
+        Self { offset: 0, rows: 1, row_bytes: block_bytes, row_stride: block_bytes }
     }
 
     /// Bytes in all; `None` past 64 bits.
@@ -38,24 +33,16 @@ impl Rect {
     /// `block_bytes`; in words what is wrong with it otherwise.
     pub(super) fn fit(mut self, block_bytes: u64) -> Result<Self, String> {
         if self.rows == 0 || self.rows > ROWS_MAX {
-            return Err(format!(
-                "{} rows; between 1 and {ROWS_MAX} are possible",
-                self.rows
-            ));
+            return Err(format!("{} rows; between 1 and {ROWS_MAX} are possible", self.rows));
         }
         if self.row_bytes == 0 {
             return Err("row_bytes is 0".into());
         }
         if self.rows > 1 && self.row_stride < self.row_bytes {
-            return Err(format!(
-                "row_stride {} is less than row_bytes {}",
-                self.row_stride, self.row_bytes
-            ));
+            return Err(format!("row_stride {} is less than row_bytes {}", self.row_stride, self.row_bytes));
         }
         let last = u64::from(self.rows) - 1;
-        let end = last
-            .checked_mul(self.row_stride)
-            .and_then(|at| at.checked_add(self.row_bytes));
+        let end = last.checked_mul(self.row_stride).and_then(|at| at.checked_add(self.row_bytes));
         let end = if last == 0 { Some(self.row_bytes) } else { end };
         match end.and_then(|end| end.checked_add(self.offset)) {
             Some(end) if end <= block_bytes => {}
@@ -101,11 +88,7 @@ pub struct Slice {
 impl Slice {
     /// The slice of the named part.
     pub fn new(part: impl Into<String>, local: Rect, remote: Rect) -> Self {
-        Self {
-            part: part.into(),
-            local,
-            remote,
-        }
+        Self { part: part.into(), local, remote }
     }
 }
 
@@ -142,15 +125,10 @@ pub(super) fn overlap(places: &mut [(u32, Rect)]) -> Option<u32> {
     let mut steps = STEPS_MAX;
     let mut clash = |rects: &[(u32, Rect)]| {
         rects.iter().enumerate().any(|(index, (_, a))| {
-            rects[index + 1..]
-                .iter()
-                .any(|(_, b)| share(a, b, &mut steps).unwrap_or(true))
+            rects[index + 1..].iter().any(|(_, b)| share(a, b, &mut steps).unwrap_or(true))
         })
     };
-    places
-        .chunk_by(|a, b| a.0 == b.0)
-        .find(|rects| clash(rects))
-        .map(|rects| rects[0].0)
+    places.chunk_by(|a, b| a.0 == b.0).find(|rects| clash(rects)).map(|rects| rects[0].0)
 }
 
 /// Whether two rectangles share a byte; `None` when the steps are used up.
@@ -163,17 +141,7 @@ fn share(a: &Rect, b: &Rect, steps: &mut u64) -> Option<bool> {
     let (few, many) = if a.rows < b.rows { (a, b) } else { (b, a) };
     *steps = steps.checked_sub(few.rows.into())?;
     let mut rows = (0..u64::from(few.rows)).map(|row| few.offset + row * few.row_stride);
-    Some(rows.any(|offset| {
-        rows_share(
-            &Rect {
-                offset,
-                rows: 1,
-                ..*few
-            },
-            many,
-            many.row_stride,
-        )
-    }))
+    Some(rows.any(|offset| rows_share(&Rect { offset, rows: 1, ..*few }, many, many.row_stride)))
 }
 
 /// The same for rows at equal distances: row `i` of `a` and row `j` of `b` share a byte where

@@ -42,10 +42,7 @@ pub struct PlanRequest {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum RequestBody {
-    Paged {
-        parts: Vec<PartsEntry>,
-        groups: Vec<GroupEntry>,
-    },
+    Paged { parts: Vec<PartsEntry>, groups: Vec<GroupEntry> },
     Raw(Vec<(u64, u64)>),
 }
 
@@ -86,10 +83,7 @@ impl PlanRequest {
         if reader.left() > 0 {
             return Err(protocol("bytes after its end"));
         }
-        Ok(Self {
-            digest: LayoutDigest(digest),
-            body,
-        })
+        Ok(Self { digest: LayoutDigest(digest), body })
     }
 
     /// The blocks that the request names, as (group of the target's layout, ids), in the plan's order. A raw request
@@ -97,16 +91,7 @@ impl PlanRequest {
     pub fn blocks(&self) -> impl Iterator<Item = (usize, BlockSpan)> {
         let (groups, raw) = match &self.body {
             RequestBody::Paged { groups, .. } => (&groups[..], None),
-            RequestBody::Raw(_) => (
-                &[][..],
-                Some((
-                    0,
-                    BlockSpan {
-                        first: BlockId(0),
-                        count: 1,
-                    },
-                )),
-            ),
+            RequestBody::Raw(_) => (&[][..], Some((0, BlockSpan { first: BlockId(0), count: 1 }))),
         };
         let spans = |group: &'_ GroupEntry| {
             let number = usize::from(group.number);
@@ -132,11 +117,7 @@ impl PlanRequest {
             Some((group, span)) => Err(Error::new(
                 ErrorKind::Denied,
                 "request",
-                format!(
-                    "group {group}: blocks {}..{} are not all in the lease",
-                    span.first,
-                    span.end()
-                ),
+                format!("group {group}: blocks {}..{} are not all in the lease", span.first, span.end()),
             )),
         }
     }
@@ -148,12 +129,7 @@ pub(super) fn encode_paged(route: &Matched, plan: &Expansion, out: &mut BytesMut
     let runs = || entries.chunk_by(goes_on);
     put(out, runs().count() as u64);
     for run in runs() {
-        let Entry {
-            remote_part: first,
-            remote: rect,
-            remote_block_bytes,
-            ..
-        } = run[0];
+        let Entry { remote_part: first, remote: rect, remote_block_bytes, .. } = run[0];
         let sliced = rect != Rect::whole(remote_block_bytes);
         put(out, u64::from(first) << 1 | u64::from(sliced));
         put(out, run.len() as u64);
@@ -225,18 +201,13 @@ fn paged(reader: &mut Reader<'_>, limits: &Limits) -> Result<RequestBody> {
         let word = number(reader)?;
         let first = u32::try_from(word >> 1).map_err(|_| protocol("a part's number passes 32 bits"))?;
         let some = number(reader)?;
-        left = left
-            .checked_sub(some)
-            .ok_or_else(|| full("parts", "parts_per_cache", limits.parts_per_cache))?;
+        left =
+            left.checked_sub(some).ok_or_else(|| full("parts", "parts_per_cache", limits.parts_per_cache))?;
         if some == 0 {
             return Err(protocol("no parts where some are named"));
         }
         let rect = if word & 1 == 1 { Some(rect(reader)?) } else { None };
-        parts.push(PartsEntry {
-            first,
-            count: some as u32,
-            rect,
-        });
+        parts.push(PartsEntry { first, count: some as u32, rect });
     }
 
     let listed = count(reader, GROUP_BYTES_MIN)?;
@@ -251,10 +222,7 @@ fn paged(reader: &mut Reader<'_>, limits: &Limits) -> Result<RequestBody> {
         if groups.last().is_some_and(|last| last.number >= group) {
             return Err(protocol("groups are not in ascending order"));
         }
-        groups.push(GroupEntry {
-            number: group,
-            spans: spans(reader, &mut left, limits)?,
-        });
+        groups.push(GroupEntry { number: group, spans: spans(reader, &mut left, limits)? });
     }
     Ok(RequestBody::Paged { parts, groups })
 }
@@ -269,24 +237,15 @@ fn spans(reader: &mut Reader<'_>, left: &mut u64, limits: &Limits) -> Result<Vec
     let mut end: i64 = 0;
     for _ in 0..listed {
         let word = number(reader)?;
-        let blocks = if word & 1 == 1 {
-            number(reader)?.saturating_add(2)
-        } else {
-            1
-        };
+        let blocks = if word & 1 == 1 { number(reader)?.saturating_add(2) } else { 1 };
         *left = left.checked_sub(blocks).ok_or_else(many)?;
-        let first = end
-            .checked_add(unfold(word >> 1))
-            .and_then(|first| u32::try_from(first).ok());
+        let first = end.checked_add(unfold(word >> 1)).and_then(|first| u32::try_from(first).ok());
         let first = first.ok_or_else(|| protocol("a block id outside 32 bits"))?;
         end = i64::from(first) + blocks as i64;
         if end > i64::from(u32::MAX) {
             return Err(protocol("a block id outside 32 bits"));
         }
-        spans.push(BlockSpan {
-            first: BlockId(first),
-            count: blocks as u32,
-        });
+        spans.push(BlockSpan { first: BlockId(first), count: blocks as u32 });
     }
     Ok(spans)
 }
@@ -294,12 +253,7 @@ fn spans(reader: &mut Reader<'_>, left: &mut u64, limits: &Limits) -> Result<Vec
 fn rect(reader: &mut Reader<'_>) -> Result<Rect> {
     let offset = number(reader)?;
     let rows = u32::try_from(number(reader)?).map_err(|_| protocol("rows pass 32 bits"))?;
-    Ok(Rect {
-        offset,
-        rows,
-        row_bytes: number(reader)?,
-        row_stride: number(reader)?,
-    })
+    Ok(Rect { offset, rows, row_bytes: number(reader)?, row_stride: number(reader)? })
 }
 
 fn raw(reader: &mut Reader<'_>, limits: &Limits) -> Result<RequestBody> {
@@ -315,9 +269,7 @@ fn raw(reader: &mut Reader<'_>, limits: &Limits) -> Result<RequestBody> {
         if len == 0 {
             return Err(protocol("a copy of no bytes"));
         }
-        end = at
-            .checked_add(len)
-            .ok_or_else(|| protocol("a copy passes 64 bits"))?;
+        end = at.checked_add(len).ok_or_else(|| protocol("a copy passes 64 bits"))?;
         copies.push((at, len));
     }
     Ok(RequestBody::Raw(copies))
@@ -333,18 +285,12 @@ fn count(reader: &mut Reader<'_>, bytes_min: usize) -> Result<usize> {
 }
 
 fn number(reader: &mut Reader<'_>) -> Result<u64> {
-    reader
-        .unsigned()
-        .ok_or_else(|| protocol("it ends inside a number, or a number passes 64 bits"))
+    reader.unsigned().ok_or_else(|| protocol("it ends inside a number, or a number passes 64 bits"))
 }
 
 #[cold]
 fn protocol(what: &str) -> Error {
-    Error::new(
-        ErrorKind::Protocol,
-        "request",
-        format!("a peer's plan request: {what}"),
-    )
+    Error::new(ErrorKind::Protocol, "request", format!("a peer's plan request: {what}"))
 }
 
 #[cold]

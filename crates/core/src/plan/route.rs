@@ -105,11 +105,7 @@ impl RouteMap {
         limits: &Limits,
     ) -> Result<Self> {
         if local.is_raw() != remote.is_raw() {
-            let (raw, paged) = if local.is_raw() {
-                (local, remote)
-            } else {
-                (remote, local)
-            };
+            let (raw, paged) = if local.is_raw() { (local, remote) } else { (remote, local) };
             return Err(mismatch(format!(
                 "cache {} is raw, cache {} is paged; a raw one goes with a raw one",
                 raw.name(),
@@ -117,10 +113,7 @@ impl RouteMap {
             )));
         }
         if local.is_raw() && !slices.is_empty() {
-            return Err(mismatch(format!(
-                "cache {} is raw; it cannot be sliced",
-                local.name()
-            )));
+            return Err(mismatch(format!("cache {} is raw; it cannot be sliced", local.name())));
         }
         let matched = Builder::new(local, remote, slices, parts).build(limits)?;
         Ok(Self(Arc::new(matched)))
@@ -204,9 +197,7 @@ impl<'a> Builder<'a> {
         Self {
             local,
             remote,
-            theirs: named
-                .map(|(index, part)| (part.name.as_str(), (index as u32, part)))
-                .collect(),
+            theirs: named.map(|(index, part)| (part.name.as_str(), (index as u32, part))).collect(),
             slices: by_name,
             parts,
             entries: Vec::new(),
@@ -283,12 +274,8 @@ impl<'a> Builder<'a> {
                 digest: layout.digest(),
             }
         };
-        let local = side(self.local, local_regions, &|entry| {
-            (entry.local_part, entry.local)
-        });
-        let remote = side(self.remote, remote_regions, &|entry| {
-            (entry.remote_part, entry.remote)
-        });
+        let local = side(self.local, local_regions, &|entry| (entry.local_part, entry.local));
+        let remote = side(self.remote, remote_regions, &|entry| (entry.remote_part, entry.remote));
         Ok(Matched {
             local,
             remote,
@@ -305,16 +292,9 @@ impl<'a> Builder<'a> {
         let ours: std::collections::BTreeSet<&str> =
             self.local.parts().iter().map(|part| part.name.as_str()).collect();
         let missing = |name: &str| {
-            let cache = if ours.contains(name) {
-                self.remote
-            } else {
-                self.local
-            };
+            let cache = if ours.contains(name) { self.remote } else { self.local };
             let side = if ours.contains(name) { "peer's" } else { "local" };
-            mismatch(format!(
-                "part {name}: the {side} cache {} does not have it",
-                cache.name()
-            ))
+            mismatch(format!("part {name}: the {side} cache {} does not have it", cache.name()))
         };
         let both = |name: &str| ours.contains(name) && self.theirs.contains_key(name);
         match self.parts {
@@ -383,15 +363,10 @@ impl<'a> Builder<'a> {
             return Ok(vec![(Rect::whole(local), Rect::whole(remote))]);
         };
         let fit = |rect: Rect, bytes, side| {
-            rect.fit(bytes)
-                .map_err(|why| mismatch(format!("part {}: {side} slice: {why}", ours.name)))
+            rect.fit(bytes).map_err(|why| mismatch(format!("part {}: {side} slice: {why}", ours.name)))
         };
         let pair = |slice: &&Slice| {
-            rect::pair(
-                &ours.name,
-                fit(slice.local, local, "local")?,
-                fit(slice.remote, remote, "remote")?,
-            )
+            rect::pair(&ours.name, fit(slice.local, local, "local")?, fit(slice.remote, remote, "remote")?)
         };
         slices.iter().map(pair).collect()
     }

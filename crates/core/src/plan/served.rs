@@ -13,8 +13,8 @@ use super::request::{GroupEntry, PartsEntry, RequestBody};
 use super::spans::Joiner;
 use crate::{CacheLayout, Cursor, Error, ErrorKind, Limits, Op, RegionId, Result, Run, Runs};
 
-/// A peer's request, checked against the layout that it means, as runs of the owner's side alone: `Run::remote` and
-/// `Run::remote_region` are 0. Covers a window of the plan's bytes.
+/// A peer's request, checked against the layout that it means, as runs of the owner's side alone: `Run::remote` means
+/// nothing. Covers a window of the plan's bytes.
 #[derive(Clone, Debug)]
 pub struct ServedRuns {
     regions: Arc<[RegionId]>,
@@ -75,10 +75,7 @@ impl ServedRuns {
             Body::Paged(paged) => Body::Paged(paged.narrow(window)),
             Body::Raw(raw) => Body::Raw(raw.narrow(window)),
         };
-        Ok(Self {
-            regions: layout.regions().into(),
-            body,
-        })
+        Ok(Self { regions: layout.regions().into(), body })
     }
 
     /// The owner's regions; `Run::local_region` is an index into the list.
@@ -153,29 +150,19 @@ fn paged(
             };
             used[group] = true;
             let block_bytes = part.strided.block_bytes;
-            let rect = entry
-                .rect
-                .unwrap_or(Rect::whole(block_bytes))
-                .fit(block_bytes)
-                .map_err(|why| {
-                    error(
-                        ErrorKind::OutOfBounds,
-                        format!("part {}: slice: {why}", part.name),
-                    )
+            let rect =
+                entry.rect.unwrap_or(Rect::whole(block_bytes)).fit(block_bytes).map_err(|why| {
+                    error(ErrorKind::OutOfBounds, format!("part {}: slice: {why}", part.name))
                 })?;
-            let region = regions
-                .iter()
-                .position(|region| *region == part.region)
-                .unwrap_or(0) as u16;
+            let region = regions.iter().position(|region| *region == part.region).unwrap_or(0) as u16;
             lanes.push(Lane::one_sided(group as u16, (part, rect, region)));
-            places.push((number, rect));
+            if !groups[group].spans.is_empty() {
+                places.push((number, rect));
+            }
         }
     }
     if used.contains(&false) {
-        return Err(error(
-            ErrorKind::Protocol,
-            "ids for a group that no part is of".into(),
-        ));
+        return Err(error(ErrorKind::Protocol, "ids for a group that no part is of".into()));
     }
     if op == Op::Write && rect::overlap(&mut places).is_some() {
         return Err(error(
@@ -199,29 +186,17 @@ fn expand(
         let number = usize::from(group.number);
         let ids = layout.ids(number);
         if let Some(span) = group.spans.iter().find(|span| span.end() > u64::from(ids)) {
-            let text = format!(
-                "blocks {}..{} of group {number}, which has {ids}",
-                span.first,
-                span.end()
-            );
+            let text = format!("blocks {}..{} of group {number}, which has {ids}", span.first, span.end());
             return Err(error(ErrorKind::OutOfBounds, text));
         }
-        let repeated = if op == Op::Write {
-            once::repeated_span(&group.spans)
-        } else {
-            None
-        };
+        let repeated = if op == Op::Write { once::repeated_span(&group.spans) } else { None };
         if let Some(id) = repeated {
             let text = format!("group {number}: block {id} or one after it would be written twice");
             return Err(error(ErrorKind::OutOfBounds, text));
         }
         // Every group of the list is used by a part, so the layout has it.
         let ratio = layout.groups()[number].ratio;
-        let blocks: u64 = group
-            .spans
-            .iter()
-            .map(|span| u64::from(span.count) * u64::from(ratio))
-            .sum();
+        let blocks: u64 = group.spans.iter().map(|span| u64::from(span.count) * u64::from(ratio)).sum();
         if blocks > u64::from(u32::MAX) {
             return Err(error(
                 ErrorKind::Full,
@@ -249,22 +224,9 @@ fn raw(layout: &CacheLayout, copies: &[(u64, u64)], op: Op, limits: &Limits) -> 
             format!("cache {} is paged, the request is raw", layout.name()),
         ));
     };
-    let extent = Extent {
-        base: part.strided.offset,
-        bytes: part.strided.block_bytes,
-    };
-    let copies = copies.iter().map(|&(local, len)| RawCopy {
-        local,
-        remote: 0,
-        len,
-    });
-    RawRuns::new(
-        copies,
-        extent,
-        None,
-        (op == Op::Write).then_some(Target::Local),
-        limits,
-    )
+    let extent = Extent { base: part.strided.offset, bytes: part.strided.block_bytes };
+    let copies = copies.iter().map(|&(local, len)| RawCopy { local, remote: 0, len });
+    RawRuns::new(copies, extent, None, (op == Op::Write).then_some(Target::Local), limits)
 }
 
 #[cold]

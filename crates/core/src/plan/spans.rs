@@ -38,25 +38,12 @@ pub(super) struct Joiner<'a> {
 impl<'a> Joiner<'a> {
     pub(super) fn new(out: &'a mut Vec<Span>) -> Self {
         let begin = out.len() as u32;
-        Self {
-            out,
-            group: GroupSpans {
-                begin,
-                end: begin,
-                blocks: 0,
-                longest: 0,
-            },
-        }
+        Self { out, group: GroupSpans { begin, end: begin, blocks: 0, longest: 0 } }
     }
 
     #[inline]
     fn push(&mut self, local: u32, remote: u32, blocks: u32) {
-        self.out.push(Span {
-            local,
-            remote,
-            blocks,
-            before: self.group.blocks,
-        });
+        self.out.push(Span { local, remote, blocks, before: self.group.blocks });
         self.group.blocks += blocks;
         self.group.longest = self.group.longest.max(blocks);
     }
@@ -162,12 +149,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(ids: &'a [BlockId], ratio: u32) -> Self {
-        Self {
-            ids: ids.iter(),
-            ratio,
-            at: 0,
-            left: 0,
-        }
+        Self { ids: ids.iter(), ratio, at: 0, left: 0 }
     }
 
     /// The next kernel block and how many follow in the same id, itself counted.
@@ -208,8 +190,6 @@ pub(super) fn merged_ids<'a>(
     ratio: u32,
     first: impl Fn(&Span) -> u32 + 'a,
 ) -> impl Iterator<Item = BlockSpan> + 'a {
-    merged_side(spans, first).map(move |(begin, blocks)| BlockSpan {
-        first: BlockId(begin / ratio),
-        count: blocks / ratio,
-    })
+    merged_side(spans, first)
+        .map(move |(begin, blocks)| BlockSpan { first: BlockId(begin / ratio), count: blocks / ratio })
 }
