@@ -5,18 +5,30 @@
 
 pub mod batch;
 pub mod calibrate;
+pub mod cma;
 pub mod completion;
 pub mod copy;
+pub mod fence;
 pub mod janitor;
 pub mod link;
+pub mod loopback;
 pub mod memory;
+pub mod onesided;
+mod rendezvous;
+pub mod shm;
+mod sync;
 
 pub use batch::{Batch, Refusal, Rejected};
 pub use calibrate::Calibration;
+pub use cma::Cma;
 pub use completion::{Completer, State, Watcher};
+pub use fence::Fence;
 pub use janitor::Janitor;
 pub use link::{
     Capabilities, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served, Transport,
     TransportKind,
 };
+pub use loopback::Loopback;
 pub use memory::Memory;
+pub use onesided::{OneSided, OneSidedConfig};
+pub use shm::Shm;

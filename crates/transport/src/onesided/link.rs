@@ -1,0 +1,601 @@
+//! One link, both roles: initiator of our batches, owner of the memory that the peer's batches touch.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use ropeway_core::{
+    Error, ErrorKind, GrantId, PeerId, RegionId, Result, Rights, Run, Runs, Status, StatusKind, TransferId,
+};
+
+use super::OneSided;
+use super::chunk::Parts;
+use super::crew::Crew;
+use super::import::{Answer, Export, Import, Place};
+use super::job::{Chunk, Job};
+use crate::Calibration;
+use crate::cma::Kernel;
+use crate::copy::Routine;
+use crate::fence::{Cells, CellsView, Fence, FenceView, GateId};
+use crate::rendezvous::{Host, Process, Wire};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::{Condvar, Mutex, lock};
+use crate::{Batch, Fenced, Link, LinkConfig, LinkSink, Memory, Refusal, Rejected, State, TransportKind};
+
+/// Batches up to here are moved inside `post`.
+const INLINE_BYTES: u64 = 64 << 10;
+/// Runs of an inline batch that fit a small array.
+const FEW_RUNS: usize = 16;
+/// The longest that a waiter spins for chunks that others are moving.
+const SPIN_MAX: Duration = Duration::from_micros(50);
+
+/// A link of any of the three kinds.
+pub(crate) struct LinkCore {
+    me: Weak<Self>,
+    kind: TransportKind,
+    peer: PeerId,
+    sink: Arc<dyn LinkSink>,
+    pub(super) fence: Arc<Fence>,
+    pub(super) gate: GateId,
+    cells: Cells,
+    pub(super) crew: Arc<Crew>,
+    pub(super) host: Arc<Host>,
+    calibration: Calibration,
+    jobs_max: usize,
+    stage: AtomicU8,
+    far: OnceLock<Far>,
+    pub(super) tables: Mutex<Tables>,
+    imported: Condvar,
+}
+
+/// What is known of the other side, once the rendezvous succeeded.
+pub(crate) struct Far {
+    /// The peer's words, and our gate among them.
+    pub(crate) fence: FenceView,
+    pub(crate) gate: GateId,
+    /// The peer's cells: what it is touching of ours.
+    pub(crate) cells: CellsView,
+    pub(crate) way: Way,
+    pub(crate) path: Path,
+}
+
+/// How bytes get across.
+pub(crate) enum Way {
+    /// The peer's memory is mapped here.
+    Mapped,
+    /// The kernel copies between address spaces.
+    Kernel(Kernel),
+}
+
+/// How the two sides talk about imports.
+pub(crate) enum Path {
+    /// By calls, within this process.
+    Neighbour(Weak<LinkCore>),
+    /// By messages to another process, whose death the pidfd tells.
+    Socket { wire: Arc<Wire>, process: Arc<Process> },
+}
+
+#[derive(Default)]
+pub(super) struct Tables {
+    /// Sorted by id.
+    imports: Vec<(RegionId, Arc<Import>)>,
+    importing: Option<RegionId>,
+    /// The region that is being imported was withdrawn meanwhile.
+    import_withdrawn: bool,
+    pub(super) exports: HashMap<RegionId, Export>,
+    pub(super) jobs: HashMap<TransferId, Arc<Job>>,
+    /// Grants whose proof the sink waits for.
+    pub(super) fencing: Vec<GrantId>,
+}
+
+/// A link's life, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub(super) enum Stage {
+    /// Waits for the peer.
+    Waiting = 0,
+    Open = 1,
+    /// Takes no batch; its last accesses are not yet proven over.
+    Ending = 2,
+    /// `closed` was told.
+    Closed = 3,
+}
+
+impl LinkCore {
+    pub(crate) fn new(
+        engine: &OneSided,
+        kind: TransportKind,
+        cells: Cells,
+        config: &LinkConfig,
+    ) -> Result<Arc<Self>> {
+        engine.crew.start().map_err(|error| Error::os("link", "starting the copy threads", error))?;
+        engine.host.start()?;
+        let gate = engine.fence.open_gate()?;
+        Ok(Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            kind,
+            peer: config.peer,
+            sink: Arc::clone(&config.sink),
+            fence: Arc::clone(&engine.fence),
+            gate,
+            cells,
+            crew: Arc::clone(&engine.crew),
+            host: Arc::clone(&engine.host),
+            calibration: engine.config.calibration,
+            jobs_max: engine.config.limits.transfers_per_peer() as usize,
+            stage: AtomicU8::new(Stage::Waiting as u8),
+            far: OnceLock::new(),
+            tables: Mutex::new(Tables::default()),
+            imported: Condvar::new(),
+        }))
+    }
+
+    /// Both sides have met: the link is usable from here on. False when it was closed meanwhile.
+    pub(crate) fn attach(&self, far: Far) -> bool {
+        let fresh = self.far.set(far).is_ok();
+        fresh
+            && self
+                .stage
+                .compare_exchange(Stage::Waiting as u8, Stage::Open as u8, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+    }
+
+    pub(crate) fn far(&self) -> Option<&Far> {
+        self.far.get()
+    }
+
+    pub(crate) fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    pub(crate) fn gate(&self) -> GateId {
+        self.gate
+    }
+
+    pub(crate) fn kind(&self) -> TransportKind {
+        self.kind
+    }
+
+    pub(crate) fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    pub(crate) fn sink(&self) -> &Arc<dyn LinkSink> {
+        &self.sink
+    }
+
+    pub(crate) fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Our own words, for a neighbour.
+    pub(crate) fn fence_view(&self) -> &FenceView {
+        self.fence.view()
+    }
+
+    pub(super) fn me(&self) -> Arc<Self> {
+        self.me.upgrade().expect("a link is used through its Arc")
+    }
+
+    pub(crate) fn weak(&self) -> Weak<Self> {
+        self.me.clone()
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == Stage::Open as u8
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == Stage::Closed as u8
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == Stage::Waiting as u8
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.stage.load(Ordering::SeqCst) == Stage::Ending as u8
+    }
+
+    /// True for the one caller that ends the link.
+    pub(super) fn begin_end(&self) -> bool {
+        let from = |stage: Stage| {
+            self.stage
+                .compare_exchange(stage as u8, Stage::Ending as u8, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        };
+        from(Stage::Open) || from(Stage::Waiting)
+    }
+
+    /// True for the one caller that tells `closed`.
+    pub(super) fn begin_closed(&self) -> bool {
+        self.stage
+            .compare_exchange(Stage::Ending as u8, Stage::Closed as u8, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    fn routine(&self, runs: &dyn Runs) -> Routine {
+        let bytes = runs.total_bytes();
+        self.calibration.routine(bytes, bytes / runs.total_runs().max(1))
+    }
+
+    fn resolve(&self, regions: &[RegionId]) -> Result<Box<[Arc<Import>]>, RegionId> {
+        let tables = lock(&self.tables);
+        let find = |region: &RegionId| match tables.imports.binary_search_by_key(region, |(id, _)| *id) {
+            Ok(index) => Ok(Arc::clone(&tables.imports[index].1)),
+            Err(_) => Err(*region),
+        };
+        regions.iter().map(find).collect()
+    }
+
+    /// Moves a small batch on the caller's thread. Gives it back when no cell is free.
+    fn post_inline<const N: usize>(
+        &self,
+        batch: Batch,
+        remote: Box<[Arc<Import>]>,
+    ) -> Option<(Batch, Box<[Arc<Import>]>)> {
+        let parts = Parts {
+            op: batch.op,
+            grant: batch.grant,
+            local: &batch.local,
+            remote: &remote,
+            routine: self.routine(&*batch.runs),
+        };
+        let mut moved_runs = 0;
+        let moved = catch_unwind(AssertUnwindSafe(|| {
+            let mut runs = [Run::default(); N];
+            let mut at = ropeway_core::Cursor::default();
+            loop {
+                let count = batch.runs.fill(&mut at, &mut runs, u64::MAX);
+                if count == 0 {
+                    return Some(Ok(()));
+                }
+                let moved = loop {
+                    match self.move_chunk(&parts, &runs[..count]) {
+                        Some(moved) => break moved,
+                        None if moved_runs == 0 => return None,
+                        None => std::thread::yield_now(),
+                    }
+                };
+                if let Err(failed) = moved {
+                    return Some(Err(failed));
+                }
+                moved_runs += count as u32;
+            }
+        }));
+        let status = match moved {
+            Ok(None) => return Some((batch, remote)),
+            Ok(Some(Ok(()))) => Status::COMPLETED.with_run(moved_runs),
+            Ok(Some(Err(failed))) => failed.status(moved_runs),
+            // Dropped unfinished: indeterminate.
+            Err(_) => return None,
+        };
+        let Batch { done, local, .. } = batch;
+        drop((remote, local));
+        // SAFETY: every chunk was moved on this thread and ended with a store fence; the target takes no part.
+        unsafe { done.finish(status) };
+        None
+    }
+
+    /// An ended job holds no place any more.
+    pub(super) fn forget(&self, job: &Job) {
+        let taken = lock(&self.tables).jobs.remove(&job.id());
+        self.crew.forget(job);
+        drop(taken);
+    }
+
+    pub(super) fn each_job(&self, act: impl Fn(&Job)) {
+        let jobs: Vec<_> = lock(&self.tables).jobs.values().cloned().collect();
+        jobs.iter().for_each(|job| act(job));
+    }
+
+    /// Sleeps, or spins when the rest is short, until the chunks that others are moving have ended.
+    fn await_end(&self, state: &State, until: Option<Instant>, last_chunk: Duration) {
+        // On average half a chunk is left.
+        if last_chunk / 2 < SPIN_MAX
+            && let Some(_place) = self.crew.spin()
+        {
+            let start = Instant::now();
+            while !state.is_done() && start.elapsed() < SPIN_MAX {
+                std::hint::spin_loop();
+            }
+        }
+        state.park(until);
+    }
+
+    fn drive_job(&self, job: &Arc<Job>, state: &State, until: Option<Instant>) {
+        let driven = job.driven();
+        let mut chunk = Chunk::new();
+        let mut last_chunk = Duration::MAX;
+        while !state.is_done() {
+            let now = Instant::now();
+            if until.is_some_and(|until| now >= until) {
+                break;
+            }
+            if !job.claim(&mut chunk) {
+                self.await_end(state, until, last_chunk);
+                break;
+            }
+            job.run(&chunk);
+            last_chunk = now.elapsed();
+        }
+        drop(driven);
+        if !state.is_done() {
+            self.crew.left_alone();
+        }
+    }
+
+    // Imports.
+
+    fn begin_import(&self, region: RegionId, deadline: Instant) -> Result<Option<u64>> {
+        let mut tables = lock(&self.tables);
+        loop {
+            if let Ok(index) = tables.imports.binary_search_by_key(&region, |(id, _)| *id) {
+                return Ok(Some(tables.imports[index].1.len()));
+            }
+            if tables.importing.is_none() {
+                tables.importing = Some(region);
+                tables.import_withdrawn = false;
+                return Ok(None);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late(region));
+            }
+            tables = self.imported.wait_timeout(tables, left).unwrap_or_else(|poison| poison.into_inner()).0;
+        }
+    }
+
+    fn end_import(&self, region: RegionId, import: Result<Import>) -> Result<u64> {
+        let mut tables = lock(&self.tables);
+        tables.importing = None;
+        let withdrawn = tables.import_withdrawn || !self.is_open();
+        let result = match import {
+            Err(error) => Err(error),
+            Ok(import) if withdrawn => {
+                drop(tables);
+                drop(import);
+                self.imported.notify_all();
+                return Err(Error::new(
+                    ErrorKind::Closed,
+                    "import",
+                    format!("region {region} was withdrawn by its owner"),
+                ));
+            }
+            Ok(import) => {
+                let len = import.len();
+                match tables.imports.binary_search_by_key(&region, |(id, _)| *id) {
+                    Ok(_) => unreachable!("one import of a link at a time"),
+                    Err(index) => tables.imports.insert(index, (region, Arc::new(import))),
+                }
+                Ok(len)
+            }
+        };
+        drop(tables);
+        self.imported.notify_all();
+        result
+    }
+
+    fn fetch(&self, region: RegionId, deadline: Instant) -> Result<Import> {
+        let far = self.far().filter(|_| self.is_open()).ok_or_else(|| closed("import"))?;
+        match &far.path {
+            Path::Neighbour(neighbour) => {
+                let neighbour = neighbour.upgrade().ok_or_else(|| closed("import"))?;
+                let memory = neighbour.lend(region)?;
+                let (len, writable) = (memory.len(), memory.is_writable());
+                Ok(Import::new(region, Place::Here(memory), len, writable, self.weak()))
+            }
+            Path::Socket { wire, .. } => {
+                let answer = self.host.import(wire, region, deadline)?;
+                let (len, writable) = (answer.len, answer.writable);
+                let mapped = matches!(far.way, Way::Mapped);
+                match answer.place(region, mapped, self.host.janitor()) {
+                    Ok(place) => Ok(Import::new(region, place, len, writable, self.weak())),
+                    Err(error) => {
+                        self.host.release(wire, region);
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// The peer takes one of our regions: pinned until it has let go of it, or the link has closed.
+    pub(crate) fn lend(&self, region: RegionId) -> Result<Arc<Memory>> {
+        if !self.is_open() {
+            return Err(closed("export"));
+        }
+        if let Some(export) = lock(&self.tables).exports.get_mut(&region) {
+            if export.withdrawing {
+                return Err(Error::new(ErrorKind::Closed, "export", format!("region {region} is closing")));
+            }
+            export.holders += 1;
+            return Ok(Arc::clone(&export.memory));
+        }
+        // Outside the lock: the sink is the engine's code.
+        let memory = self.sink.export(region)?;
+        let mut tables = lock(&self.tables);
+        let export = tables.exports.entry(region).or_insert(Export {
+            memory: Arc::clone(&memory),
+            holders: 0,
+            withdrawing: false,
+        });
+        export.holders += 1;
+        Ok(memory)
+    }
+
+    /// What the peer gets for its import request.
+    pub(crate) fn answer(&self, region: RegionId) -> Result<(Answer, Option<OwnedFd>)> {
+        let memory = self.lend(region)?;
+        let writable = memory.peer_rights() == Rights::Write;
+        let (address, fd) = if self.kind == TransportKind::Cma {
+            (memory.base().addr().get() as u64, None)
+        } else {
+            let memfd = memory.memfd().ok_or_else(|| {
+                let why = format!("region {region} is not in a memfd; allocate it shared, or use cma");
+                Error::new(ErrorKind::Unsupported, "export", why)
+            });
+            let fd = memfd.and_then(|memfd| {
+                memfd
+                    .try_clone_to_owned()
+                    .map_err(|error| Error::os("export", "duplicating the memfd", error))
+            });
+            match fd {
+                Ok(fd) => (0, Some(fd)),
+                Err(error) => {
+                    self.returned(region);
+                    return Err(error);
+                }
+            }
+        };
+        Ok((Answer { len: memory.len(), address, writable, memfd: None }, fd))
+    }
+
+    /// The peer has let go of our region once. The sink is told when it holds it no more.
+    pub(crate) fn returned(&self, region: RegionId) {
+        let ended = {
+            let mut tables = lock(&self.tables);
+            let Some(export) = tables.exports.get_mut(&region) else { return };
+            export.holders = export.holders.saturating_sub(1);
+            if export.holders == 0 { tables.exports.remove(&region) } else { None }
+        };
+        if ended.is_some() {
+            drop(ended);
+            self.sink.withdrawn(region);
+        }
+    }
+
+    /// The owner closes a region: no batch may use it from here on; its map goes when the last of them has ended.
+    pub(crate) fn withdrawn_by_owner(&self, region: RegionId) {
+        let import = {
+            let mut tables = lock(&self.tables);
+            if tables.importing == Some(region) {
+                tables.import_withdrawn = true;
+            }
+            match tables.imports.binary_search_by_key(&region, |(id, _)| *id) {
+                Ok(index) => Some(tables.imports.remove(index)),
+                Err(_) => None,
+            }
+        };
+        drop(import);
+    }
+
+    /// The last use of an import is over: the owner may know.
+    pub(super) fn let_go(&self, region: RegionId) {
+        match self.far().map(|far| &far.path) {
+            Some(Path::Neighbour(neighbour)) => {
+                if let Some(neighbour) = neighbour.upgrade() {
+                    self.host.returned(neighbour, region);
+                }
+            }
+            Some(Path::Socket { wire, .. }) => self.host.release(wire, region),
+            None => {}
+        }
+    }
+
+    pub(super) fn drop_imports(&self) {
+        let imports = std::mem::take(&mut lock(&self.tables).imports);
+        drop(imports);
+    }
+}
+
+impl Link for LinkCore {
+    fn kind(&self) -> TransportKind {
+        self.kind
+    }
+
+    fn import(&self, region: RegionId, deadline: Instant) -> Result<u64> {
+        if let Some(len) = self.begin_import(region, deadline)? {
+            return Ok(len);
+        }
+        let import = self.fetch(region, deadline);
+        self.end_import(region, import)
+    }
+
+    fn post(&self, batch: Batch) -> Result<(), Rejected> {
+        let reject = |batch, why| Err(Rejected { batch: Box::new(batch), why });
+        if !self.is_open() {
+            return reject(batch, Refusal::Closed);
+        }
+        let mut remote = match self.resolve(&batch.remote) {
+            Ok(remote) => remote,
+            Err(region) => return reject(batch, Refusal::RegionGone(region)),
+        };
+        let bytes = batch.runs.total_bytes();
+        let mut batch = batch;
+        if bytes <= INLINE_BYTES {
+            let few = batch.runs.total_runs() <= FEW_RUNS as u64;
+            let left = if few {
+                self.post_inline::<FEW_RUNS>(batch, remote)
+            } else {
+                self.post_inline::<{ super::job::CHUNK_RUNS }>(batch, remote)
+            };
+            match left {
+                None => return Ok(()),
+                Some(back) => (batch, remote) = back,
+            }
+        }
+        let routine = self.routine(&*batch.runs);
+        let mut tables = lock(&self.tables);
+        // Asked under the lock that `end` takes to stop the jobs.
+        if !self.is_open() {
+            drop(tables);
+            return reject(batch, Refusal::Closed);
+        }
+        if tables.jobs.len() >= self.jobs_max {
+            drop(tables);
+            return reject(batch, Refusal::Full { limit: "transfers_per_peer" });
+        }
+        let job = Job::new(self.me(), batch, remote, routine);
+        tables.jobs.insert(job.id(), Arc::clone(&job));
+        drop(tables);
+        self.crew.post(job);
+        Ok(())
+    }
+
+    fn cancel(&self, id: TransferId) {
+        let job = lock(&self.tables).jobs.get(&id).cloned();
+        if let Some(job) = job {
+            job.cancel();
+        }
+    }
+
+    fn drive(&self, state: &State, until: Option<Instant>) {
+        if state.is_done() {
+            return;
+        }
+        let job = lock(&self.tables).jobs.get(&state.id()).cloned();
+        match job {
+            Some(job) => self.drive_job(&job, state, until),
+            None => {
+                state.park(until);
+            }
+        }
+    }
+
+    fn fence(&self, grant: GrantId) -> Fenced {
+        self.fence_grant(grant)
+    }
+
+    fn withdraw(&self, region: RegionId) -> Fenced {
+        self.withdraw_region(region)
+    }
+
+    fn close(&self) {
+        self.end(StatusKind::Closed);
+    }
+}
+
+fn late(region: RegionId) -> Error {
+    Error::new(
+        ErrorKind::TimedOut,
+        "import",
+        format!("the deadline passed before region {region} was imported"),
+    )
+}
+
+fn closed(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Closed, operation, "the link is not open")
+}
