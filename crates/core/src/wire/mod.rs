@@ -10,6 +10,8 @@ pub mod layout;
 pub mod message;
 mod reader;
 pub mod secret;
+#[cfg(test)]
+mod tests;
 mod text;
 pub mod token;
 

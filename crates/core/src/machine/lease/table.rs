@@ -576,6 +576,11 @@ impl LeaseTable {
             self.peers.remove(&peer);
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn exhaust(&mut self, slot: u32) {
+        self.slots[slot as usize].generation = u32::MAX;
+    }
 }
 
 fn find(slots: &mut [Slot], grant: GrantId) -> Option<&mut Lease> {

@@ -15,6 +15,7 @@ use crate::{CacheId, Error, ErrorKind, GrantId, Incarnation, Result};
 pub struct Session {
     config: SessionConfig,
     phase: Phase,
+    version: u8,
     peer: Option<Incarnation>,
     outputs: VecDeque<Output>,
     next_request: u32,
@@ -30,7 +31,7 @@ pub struct Session {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     Handshake { until: Duration },
-    Established { version: u8 },
+    Established,
     Closed,
 }
 
@@ -54,6 +55,7 @@ impl Session {
         }
         let mut session = Self {
             phase: Phase::Handshake { until: now + config.handshake },
+            version: 0,
             peer: None,
             outputs: VecDeque::new(),
             next_request: 0,
@@ -74,17 +76,14 @@ impl Session {
         Ok(session)
     }
 
-    /// The negotiated version; 0 before.
+    /// The negotiated version; 0 before. It stays after the end, for what is still to be sent.
     pub fn version(&self) -> u8 {
-        match self.phase {
-            Phase::Established { version } => version,
-            _ => 0,
-        }
+        self.version
     }
 
     /// Whether the handshake is done and the session not over.
     pub fn is_established(&self) -> bool {
-        matches!(self.phase, Phase::Established { .. })
+        matches!(self.phase, Phase::Established)
     }
 
     /// Whether the session is over.
@@ -103,10 +102,10 @@ impl Session {
         match self.phase {
             Phase::Closed => {}
             Phase::Handshake { .. } => self.introduce(message),
-            Phase::Established { .. } if self.outputs.len() + 2 > MAX_OUTPUTS => {
+            Phase::Established if self.outputs.len() + 2 > MAX_OUTPUTS => {
                 self.close(Why::Full, "outputs are not taken: MAX_OUTPUTS".into(), true);
             }
-            Phase::Established { .. } => self.converse(message),
+            Phase::Established => self.converse(message),
         }
     }
 
@@ -170,7 +169,7 @@ impl Session {
                     self.close(Why::Silent, "the handshake did not finish in time".into(), false);
                 }
             }
-            Phase::Established { .. } => self.beat(now),
+            Phase::Established => self.beat(now),
         }
     }
 
@@ -179,7 +178,7 @@ impl Session {
         match self.phase {
             Phase::Closed => None,
             Phase::Handshake { until } => Some(until),
-            Phase::Established { .. } => self.beats.next_timer(),
+            Phase::Established => self.beats.next_timer(),
         }
     }
 
@@ -248,7 +247,8 @@ impl Session {
 
     fn establish(&mut self, version: u8, peer: Hello) {
         self.peer = Some(peer.incarnation);
-        self.phase = Phase::Established { version };
+        self.phase = Phase::Established;
+        self.version = version;
         self.event(Event::Established { version, peer });
     }
 

@@ -1,5 +1,8 @@
 //! The importer's side of leases: what this engine holds of its peers, until when, and when it may say that it is done.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,144 @@
+use super::*;
+
+const OWNER: PeerId = PeerId { slot: 1, generation: 1 };
+const GRANT: GrantId = GrantId { slot: 4, generation: 2 };
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+fn info() -> ClaimInfo {
+    let cache = CacheId { slot: 0, generation: 1 };
+    ClaimInfo { grant: GRANT, cache, rights: Rights::Read, ttl_ms: 30_000, blocks: Arc::default() }
+}
+
+fn actions(table: &mut GrantTable) -> Vec<GrantAction> {
+    std::iter::from_fn(|| table.poll_action()).collect()
+}
+
+const RELEASE: GrantAction = GrantAction::SendRelease { peer: OWNER, grant: GRANT };
+
+fn ended(why: Ended) -> GrantAction {
+    GrantAction::Ended { peer: OWNER, grant: GRANT, why }
+}
+
+/// A table that holds one grant, claimed at 10 s.
+fn held() -> GrantTable {
+    let mut table = GrantTable::new(&Limits::default());
+    table.claim_sent(OWNER, GRANT, secs(10)).unwrap();
+    assert!(table.claimed(OWNER, info()));
+    table
+}
+
+#[test]
+fn the_last_handle_and_the_last_transfer_release_and_nothing_earlier_does() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    assert_eq!(table.begin_use(OWNER, GRANT, Op::Write, secs(11)), Err(StatusKind::Denied));
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!(actions(&mut table), []);
+    table.end_use(OWNER, GRANT, true);
+    assert_eq!(actions(&mut table), [RELEASE]);
+    assert_eq!((table.live(), table.needs_heartbeat(OWNER), table.next_timer()), (0, false, None));
+}
+
+#[test]
+fn a_transfer_without_proof_holds_the_release_until_the_link_is_closed() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.end_use(OWNER, GRANT, false);
+    table.drop_handle(OWNER, GRANT);
+    table.revoked(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [ended(Ended::Revoked)]);
+    table.link_closed(OWNER);
+    assert_eq!(actions(&mut table), [RELEASE]);
+}
+
+#[test]
+fn a_revoked_grant_takes_no_transfer_and_is_acknowledged_when_quiet() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.revoked(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [ended(Ended::Revoked)]);
+    assert_eq!(table.begin_use(OWNER, GRANT, Op::Read, secs(11)), Err(StatusKind::StaleLease));
+    assert_eq!(table.claim_sent(OWNER, GRANT, secs(11)), Err(StatusKind::StaleLease));
+    table.end_use(OWNER, GRANT, true);
+    assert_eq!(actions(&mut table), [RELEASE], "although a handle is still there");
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!((actions(&mut table), table.live()), (vec![], 0));
+}
+
+#[test]
+fn a_release_does_not_overtake_a_claim_that_is_under_way() {
+    let mut table = held();
+    table.claim_sent(OWNER, GRANT, secs(11)).unwrap();
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!(actions(&mut table), []);
+    table.claimed(OWNER, info());
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.end_use(OWNER, GRANT, true);
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [RELEASE]);
+}
+
+#[test]
+fn a_refused_claim_leaves_nothing_behind() {
+    let mut table = GrantTable::new(&Limits::default());
+    table.claim_sent(OWNER, GRANT, secs(0)).unwrap();
+    assert!(table.needs_heartbeat(OWNER), "a claim may wait for long");
+    table.claim_failed(OWNER, GRANT);
+    assert_eq!((actions(&mut table), table.live(), table.needs_heartbeat(OWNER)), (vec![], 0, false));
+    assert!(!table.claimed(OWNER, info()), "an answer that was not asked for");
+}
+
+#[test]
+fn a_grant_lives_from_when_its_renewal_was_sent() {
+    let mut table = held();
+    assert_eq!(table.next_timer(), Some(secs(40)));
+    // Sent at 20 s, confirmed at 39 s: good until 50 s and no longer.
+    table.renewed_at(OWNER, secs(20));
+    table.tick(secs(40));
+    assert_eq!((actions(&mut table), table.next_timer()), (vec![], Some(secs(50))));
+    assert_eq!(table.begin_use(OWNER, GRANT, Op::Read, secs(50)), Err(StatusKind::StaleLease));
+    table.tick(secs(50));
+    assert_eq!(actions(&mut table), [ended(Ended::Expired), RELEASE]);
+}
+
+#[test]
+fn a_lost_owner_is_told_nothing() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.peer_lost(OWNER);
+    table.drop_handle(OWNER, GRANT);
+    table.end_use(OWNER, GRANT, true);
+    assert_eq!(actions(&mut table), [ended(Ended::PeerLost)]);
+    assert_eq!(table.live(), 0);
+}
+
+#[test]
+fn a_dead_handle_is_not_taken_for_one_of_a_later_claim() {
+    let mut table = held();
+    table.tick(secs(40));
+    assert_eq!(table.claim_sent(OWNER, GRANT, secs(41)), Err(StatusKind::StaleLease));
+    table.drop_handle(OWNER, GRANT);
+    table.claim_sent(OWNER, GRANT, secs(42)).unwrap();
+    table.claimed(OWNER, info());
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [ended(Ended::Expired), RELEASE, RELEASE]);
+}
+
+#[test]
+fn grants_of_one_owner_are_limited() {
+    let mut table = GrantTable::new(&Limits::default().with_grants_per_peer(1));
+    table.claim_sent(OWNER, GRANT, secs(0)).unwrap();
+    table.claim_sent(OWNER, GRANT, secs(0)).unwrap();
+    let other = GrantId { slot: 5, generation: 1 };
+    assert_eq!(table.claim_sent(OWNER, other, secs(0)), Err(StatusKind::PeerFull));
+}
+
+#[test]
+fn a_revocation_of_what_is_not_held_is_acknowledged() {
+    let mut table = GrantTable::new(&Limits::default());
+    table.revoked(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [RELEASE]);
+}
