@@ -3,6 +3,7 @@
 
 mod aarch64;
 mod bench;
+mod counts;
 mod lint;
 mod stage;
 mod step;

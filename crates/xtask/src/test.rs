@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test there is.
 
 use crate::aarch64::Toolchain;
+use crate::counts;
 use crate::stage::{Outcome, Stage};
 use crate::step::{self, Step, run_all};
 
@@ -15,6 +16,11 @@ pub(crate) const STAGES: &[Stage] = &[
     },
     Stage { name: "asan", about: "transport and multi-process tests under the address sanitizer", run: asan },
     Stage { name: "aarch64", about: "core, copy, fence and tcp tests for aarch64, under qemu", run: aarch64 },
+    Stage {
+        name: "counts",
+        about: "instructions of the bookkeeping, counted by callgrind",
+        run: counts::run,
+    },
 ];
 
 /// A filter that matches nothing must not pass for a test that passed.
