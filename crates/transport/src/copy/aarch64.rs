@@ -47,7 +47,7 @@ macro_rules! copy_loop {
 /// # Safety
 /// As `copy`.
 #[inline]
-pub(super) unsafe fn plain(to: *mut u8, from: *const u8, len: usize) {
+pub(crate) unsafe fn plain(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: the caller's contract.
     unsafe { copy_loop!(to, from, len, "ldp", "stp") };
 }
@@ -55,7 +55,7 @@ pub(super) unsafe fn plain(to: *mut u8, from: *const u8, len: usize) {
 /// # Safety
 /// As `copy`.
 #[inline]
-pub(super) unsafe fn streaming(to: *mut u8, from: *const u8, len: usize) {
+pub(super) unsafe fn streaming(to: *mut u8, from: *const u8, len: usize, _next: *const u8) {
     // SAFETY: the caller's contract.
     unsafe { copy_loop!(to, from, len, "ldnp", "stnp") };
 }
@@ -91,6 +91,21 @@ pub(super) unsafe fn fill(to: *mut u8, byte: u8, len: usize) {
     }
 }
 
+/// Writes the lines of a range back and drops them from all caches, so that a measurement finds it cold.
+///
+/// # Safety
+/// The range is mapped and readable.
+pub(crate) unsafe fn flush(at: *const u8, len: usize) {
+    for offset in (0..len).step_by(64) {
+        // SAFETY: within the caller's range; Linux lets user space clean lines.
+        unsafe {
+            asm!("dc civac, {line}", line = in(reg) at.wrapping_add(offset), options(nostack, preserves_flags))
+        };
+    }
+    // SAFETY: an order, no access.
+    unsafe { asm!("dsb ish", options(nostack, preserves_flags)) };
+}
+
 #[inline]
 pub(super) fn store_fence() {
     // SAFETY: an order, no access. `ishst`: stores before stores, within the cores that share memory coherently.
@@ -114,3 +129,20 @@ pub(super) unsafe fn touch(at: *mut u8) {
         );
     }
 }
+
+/// There is one loop here.
+///
+/// # Safety
+/// As `copy`.
+pub(crate) unsafe fn string(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { plain(to, from, len) };
+}
+
+pub(crate) use plain as vector;
+
+/// There is no such instruction.
+pub(crate) fn use_string_copy_from(_len: usize) {}
+
+#[cfg(test)]
+pub(super) const VARIANTS: &[(&str, super::Kernel)] = &[];

@@ -20,6 +20,10 @@ mod arch;
 #[cfg(test)]
 mod tests;
 
+/// A loop: to, from, length, and where the next piece will be read from.
+#[cfg(test)]
+type Kernel = unsafe fn(*mut u8, *const u8, usize, *const u8);
+
 /// How bytes are copied.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
@@ -69,19 +73,34 @@ pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize, routine: Routine) {
         // SAFETY: the caller's contract.
         Routine::Plain => unsafe { arch::plain(to, from, len) },
         // SAFETY: the caller's contract.
-        Routine::Streaming => unsafe { arch::streaming(to, from, len) },
+        Routine::Streaming => unsafe { arch::streaming(to, from, len, from) },
         Routine::Null => {}
     }
 }
 
 /// Copies a list of pieces, one after the other, and ends with [`store_fence`].
 ///
+/// Faster than as many calls of [`copy`]: a streaming copy prefetches the next piece while it ends the one before.
+///
 /// # Safety
-/// As [`copy`], for each piece.
+/// As [`copy`], for each piece; and no piece is written where another one is read.
 pub unsafe fn copy_runs(pieces: &[Piece], routine: Routine) {
-    for piece in pieces {
-        // SAFETY: the caller's contract.
-        unsafe { copy(piece.to, piece.from, piece.len, routine) };
+    match routine {
+        Routine::Plain => {
+            for piece in pieces {
+                // SAFETY: the caller's contract.
+                unsafe { arch::plain(piece.to, piece.from, piece.len) };
+            }
+        }
+        Routine::Streaming => {
+            let nexts =
+                pieces.iter().skip(1).map(|piece| piece.from).chain(pieces.last().map(|piece| piece.from));
+            for (piece, next) in pieces.iter().zip(nexts) {
+                // SAFETY: the caller's contract.
+                unsafe { arch::streaming(piece.to, piece.from, piece.len, next) };
+            }
+        }
+        Routine::Null => {}
     }
     store_fence();
 }
@@ -102,6 +121,11 @@ pub unsafe fn fill(to: *mut u8, byte: u8, len: usize) {
 #[inline]
 pub fn store_fence() {
     arch::store_fence();
+}
+
+/// The parts of the plain copy, and what else calibration needs.
+pub(crate) mod tuning {
+    pub(crate) use super::arch::{flush, string, use_string_copy_from, vector};
 }
 
 /// Makes the page of `at` present and writable without changing its bytes, whoever else writes there.

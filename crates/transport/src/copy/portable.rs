@@ -7,7 +7,7 @@ const WORD: usize = size_of::<usize>();
 
 /// # Safety
 /// As `copy`.
-pub(super) unsafe fn plain(to: *mut u8, from: *const u8, len: usize) {
+pub(crate) unsafe fn plain(to: *mut u8, from: *const u8, len: usize) {
     let mut at = 0;
     if to.align_offset(WORD) == 0 && from.align_offset(WORD) == 0 {
         while at + WORD <= len {
@@ -29,7 +29,7 @@ pub(super) unsafe fn plain(to: *mut u8, from: *const u8, len: usize) {
 
 /// # Safety
 /// As `copy`.
-pub(super) unsafe fn streaming(to: *mut u8, from: *const u8, len: usize) {
+pub(super) unsafe fn streaming(to: *mut u8, from: *const u8, len: usize, _next: *const u8) {
     // SAFETY: the caller's contract.
     unsafe { plain(to, from, len) };
 }
@@ -55,3 +55,26 @@ pub(super) unsafe fn touch(at: *mut u8) {
     let now = byte.load(Ordering::Relaxed);
     let _ = byte.compare_exchange(now, now, Ordering::Relaxed, Ordering::Relaxed);
 }
+
+/// There is one loop here.
+///
+/// # Safety
+/// As `copy`.
+pub(crate) unsafe fn string(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { plain(to, from, len) };
+}
+
+pub(crate) use plain as vector;
+
+/// Nothing in the language drops cache lines; measurements find them warm.
+///
+/// # Safety
+/// None needed.
+pub(crate) unsafe fn flush(_at: *const u8, _len: usize) {}
+
+/// There is no such instruction.
+pub(crate) fn use_string_copy_from(_len: usize) {}
+
+#[cfg(test)]
+pub(super) const VARIANTS: &[(&str, super::Kernel)] = &[];
