@@ -21,7 +21,9 @@ mod check;
 mod digest;
 mod overlap;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::{Limits, RegionId, Result};
 
@@ -133,13 +135,31 @@ impl LayoutSpec {
     ) -> Result<CacheLayout> {
         check::check(&self, region_bytes, limits)?;
         let ids = (0..self.groups.len()).map(|group| check::ids(&self, group)).collect();
+        let (regions, part_regions) = regions(&self.parts);
         Ok(CacheLayout {
             digest: digest::digest(&self),
             overlaps: overlap::find(&self.parts),
             ids,
+            regions,
+            part_regions,
             spec: self,
         })
     }
+}
+
+/// The regions of the parts, each once in the order of first use, and each part's index into them.
+fn regions(parts: &[Part]) -> (Arc<[RegionId]>, Box<[u16]>) {
+    let mut known = BTreeMap::new();
+    let mut regions = Vec::new();
+    let index = |part: &Part| {
+        *known.entry(part.region).or_insert_with(|| {
+            regions.push(part.region);
+            // A cache has at most 65,535 parts, and no more regions than parts.
+            (regions.len() - 1) as u16
+        })
+    };
+    let part_regions = parts.iter().map(index).collect();
+    (regions.into(), part_regions)
 }
 
 /// A checked layout: every block of every part lies inside its region.
@@ -149,6 +169,8 @@ pub struct CacheLayout {
     ids: Vec<u32>,
     digest: LayoutDigest,
     overlaps: Overlaps,
+    regions: Arc<[RegionId]>,
+    part_regions: Box<[u16]>,
 }
 
 impl CacheLayout {
@@ -202,9 +224,8 @@ impl CacheLayout {
     }
 
     /// The regions that the parts lie in, each once, in the order of first use.
-    pub fn regions(&self) -> Vec<RegionId> {
-        let mut seen = std::collections::BTreeSet::new();
-        self.spec.parts.iter().map(|part| part.region).filter(|region| seen.insert(*region)).collect()
+    pub fn regions(&self) -> &Arc<[RegionId]> {
+        &self.regions
     }
 
     /// Bytes that one id of the group stands for, all parts together.
@@ -213,6 +234,11 @@ impl CacheLayout {
         let parts = self.spec.parts.iter().filter(|part| usize::from(part.group) == group);
         // No overflow: the check has added up the bytes of all parts.
         parts.map(|part| part.strided.block_bytes * ratio).sum()
+    }
+
+    /// The index of a part's region in [`Self::regions`].
+    pub(crate) fn region_of(&self, part: usize) -> u16 {
+        self.part_regions[part]
     }
 
     pub(crate) fn overlaps(&self) -> &Overlaps {

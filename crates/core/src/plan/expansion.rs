@@ -124,12 +124,14 @@ impl Expansion {
     ) -> Option<Self> {
         let mut ends = Vec::with_capacity(range.len());
         let mut total: u64 = 0;
+        let mut runs = 0;
         for lane in &lanes[range.clone()] {
-            let blocks = groups[usize::from(lane.group)].blocks;
-            total = total.checked_add(lane.block_bytes().checked_mul(blocks.into())?)?;
+            let group = &groups[usize::from(lane.group)];
+            total = total.checked_add(lane.block_bytes().checked_mul(group.blocks.into())?)?;
             ends.push(total);
+            runs += lane_runs(lane, group, &spans);
         }
-        let mut whole = Self {
+        Some(Self {
             lanes,
             range,
             spans: spans.into(),
@@ -137,10 +139,8 @@ impl Expansion {
             ends: ends.into(),
             window: 0..total,
             first: Cursor::default(),
-            runs: 0,
-        };
-        whole.runs = (0..whole.range.len()).map(|lane| whole.lane_runs(lane)).sum();
-        Some(whole)
+            runs,
+        })
     }
 
     /// Only the bytes of `window`, which lies inside the whole.
@@ -259,11 +259,8 @@ impl Expansion {
         begin + blocks * lane.block_bytes() + u64::from(at.row) * lane.row_bytes + at.byte
     }
 
-    /// Runs of a lane of the range.
-    fn lane_runs(&self, lane: usize) -> u64 {
-        let lane = &self.lanes()[lane];
-        let group = &self.groups[usize::from(lane.group)];
-        self.runs_before(lane, group.end - group.begin, 0, 0)
+    fn lane_runs(&self, lane: &Lane) -> u64 {
+        lane_runs(lane, &self.groups[usize::from(lane.group)], &self.spans)
     }
 
     /// Runs of a lane before the piece that the numbers name.
@@ -272,11 +269,7 @@ impl Expansion {
         let spans = self.spans(usize::from(lane.group));
         let blocks = spans.get(span as usize).map_or(group.blocks, |span| span.before) + block;
         let whole = match lane.grain {
-            Grain::Span if u64::from(group.longest) * lane.row_bytes <= MAX => return span.into(),
-            Grain::Span => {
-                let runs = |span: &Span| (u64::from(span.blocks) * lane.row_bytes).div_ceil(MAX);
-                return spans[..span as usize].iter().map(runs).sum();
-            }
+            Grain::Span => return span_runs(lane, group, &spans[..span as usize]),
             Grain::Block => u64::from(blocks),
             Grain::Row => u64::from(blocks) * u64::from(lane.rows) + u64::from(row),
         };
@@ -290,7 +283,7 @@ impl Expansion {
             return (to.byte - from.byte).div_ceil(MAX);
         }
         let before = |at: &Cursor| -> u64 {
-            let lanes: u64 = (0..at.part as usize).map(|lane| self.lane_runs(lane)).sum();
+            let lanes: u64 = self.lanes()[..at.part as usize].iter().map(|lane| self.lane_runs(lane)).sum();
             let inside = self.lanes().get(at.part as usize);
             lanes + inside.map_or(0, |lane| self.runs_before(lane, at.span, at.block, at.row))
         };
@@ -308,6 +301,25 @@ impl Expansion {
         };
         before(to) + to.byte.div_ceil(MAX) - before(from) - cut
     }
+}
+
+/// Runs of a whole lane, whose group's spans are among `spans`.
+fn lane_runs(lane: &Lane, group: &GroupSpans, spans: &[Span]) -> u64 {
+    let pieces = match lane.grain {
+        Grain::Span => return span_runs(lane, group, &spans[group.begin as usize..group.end as usize]),
+        Grain::Block => u64::from(group.blocks),
+        Grain::Row => u64::from(group.blocks) * u64::from(lane.rows),
+    };
+    if lane.row_bytes <= MAX { pieces } else { pieces * lane.row_bytes.div_ceil(MAX) }
+}
+
+/// Runs of some spans of a dense lane.
+fn span_runs(lane: &Lane, group: &GroupSpans, spans: &[Span]) -> u64 {
+    // No overflow: the longest span lies in one region.
+    if u64::from(group.longest) * lane.row_bytes <= MAX {
+        return spans.len() as u64;
+    }
+    spans.iter().map(|span| (u64::from(span.blocks) * lane.row_bytes).div_ceil(MAX)).sum()
 }
 
 /// Spans as single pieces.

@@ -208,8 +208,6 @@ impl<'a> Builder<'a> {
 
     fn build(mut self, limits: &Limits) -> Result<Matched> {
         self.check_names()?;
-        let local_regions = self.local.regions();
-        let remote_regions = self.remote.regions();
         for (index, ours) in self.local.parts().iter().enumerate() {
             if !self.wanted(&ours.name) {
                 continue;
@@ -219,12 +217,10 @@ impl<'a> Builder<'a> {
             };
             let group = self.group(ours, theirs)?;
             for (local, remote) in self.rects(ours, theirs)? {
-                let local_region = place(&local_regions, ours.region);
-                let remote_region = place(&remote_regions, theirs.region);
                 self.lanes.push(Lane::two_sided(
                     group,
-                    (ours, local, local_region),
-                    (theirs, remote, remote_region),
+                    (ours, local, self.local.region_of(index)),
+                    (theirs, remote, self.remote.region_of(remote_part as usize)),
                 ));
                 self.entries.push(Entry {
                     name: ours.name.clone(),
@@ -236,15 +232,10 @@ impl<'a> Builder<'a> {
                 });
             }
         }
-        self.finish(local_regions, remote_regions, limits)
+        self.finish(limits)
     }
 
-    fn finish(
-        self,
-        local_regions: Vec<RegionId>,
-        remote_regions: Vec<RegionId>,
-        limits: &Limits,
-    ) -> Result<Matched> {
+    fn finish(self, limits: &Limits) -> Result<Matched> {
         if self.entries.is_empty() {
             return Err(mismatch(format!(
                 "caches {} and {} have no part in common",
@@ -263,19 +254,19 @@ impl<'a> Builder<'a> {
                 ),
             ));
         }
-        let side = |layout: &CacheLayout, regions: Vec<RegionId>, place: &dyn Fn(&Entry) -> (u32, Rect)| {
+        let side = |layout: &CacheLayout, place: &dyn Fn(&Entry) -> (u32, Rect)| {
             let mut places: Vec<(u32, Rect)> = self.entries.iter().map(place).collect();
             RouteSide {
                 cache: layout.name().to_owned(),
                 groups: layout.groups().len(),
-                regions: regions.into(),
+                regions: Arc::clone(layout.regions()),
                 overlaps: layout.overlaps().clone(),
                 slices_overlap: rect::overlap(&mut places).is_some(),
                 digest: layout.digest(),
             }
         };
-        let local = side(self.local, local_regions, &|entry| (entry.local_part, entry.local));
-        let remote = side(self.remote, remote_regions, &|entry| (entry.remote_part, entry.remote));
+        let local = side(self.local, &|entry| (entry.local_part, entry.local));
+        let remote = side(self.remote, &|entry| (entry.remote_part, entry.remote));
         Ok(Matched {
             local,
             remote,
@@ -370,12 +361,6 @@ impl<'a> Builder<'a> {
         };
         slices.iter().map(pair).collect()
     }
-}
-
-/// A region's index in the list.
-fn place(regions: &[RegionId], region: RegionId) -> u16 {
-    // Parts are at most 65,535, so regions are.
-    regions.iter().position(|other| *other == region).unwrap_or(0) as u16
 }
 
 fn mismatch(message: String) -> Error {

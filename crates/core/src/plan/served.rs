@@ -75,7 +75,7 @@ impl ServedRuns {
             Body::Paged(paged) => Body::Paged(paged.narrow(window)),
             Body::Raw(raw) => Body::Raw(raw.narrow(window)),
         };
-        Ok(Self { regions: layout.regions().into(), body })
+        Ok(Self { regions: Arc::clone(layout.regions()), body })
     }
 
     /// The owner's regions; `Run::local_region` is an index into the list.
@@ -130,7 +130,6 @@ fn paged(
             format!("cache {} is raw, the request is not", layout.name()),
         ));
     }
-    let regions = layout.regions();
     let mut lanes = Vec::new();
     let mut places = Vec::new();
     let mut used = vec![false; groups.len()];
@@ -154,7 +153,7 @@ fn paged(
                 entry.rect.unwrap_or(Rect::whole(block_bytes)).fit(block_bytes).map_err(|why| {
                     error(ErrorKind::OutOfBounds, format!("part {}: slice: {why}", part.name))
                 })?;
-            let region = regions.iter().position(|region| *region == part.region).unwrap_or(0) as u16;
+            let region = layout.region_of(number as usize);
             lanes.push(Lane::one_sided(group as u16, (part, rect, region)));
             if !groups[group].spans.is_empty() {
                 places.push((number, rect));
