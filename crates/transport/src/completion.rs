@@ -1,13 +1,14 @@
 //! How a batch ends: a linear [`Completer`], the [`State`] that it writes, and the ways to wait for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use ropeway_core::{Quiet, Status, TransferId};
 
 use crate::Memory;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Told once of each end; the engine's tables. Called outside all locks, on the thread that ended the batch.
 pub trait Watcher: Send + Sync {

@@ -15,6 +15,10 @@
 //! sees that it may have. Words of the other side are untrusted: loaded once, and compared, never followed.
 
 mod cells;
+#[cfg(all(loom, test))]
+mod models;
+#[cfg(all(not(loom), test))]
+mod tests;
 mod words;
 
 use std::fmt;

@@ -4,39 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ropeway_core::{Cursor, GrantId, Op, Run, Runs, Status, StatusKind, TransferId};
+use ropeway_core::{GrantId, Op, Runs, Status, StatusKind, TransferId};
 
 use super::chunk::{Failed, Parts};
+use super::claims::{Chunk, Claim, Claims, Ended};
 use super::import::Import;
 use super::link::LinkCore;
 use crate::copy::Routine;
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Mutex, MutexGuard, lock};
-use crate::{Batch, Completer, Memory};
+use crate::{Batch, Memory};
 
-/// Runs of one chunk: what lies on a copy thread's stack.
-pub(super) const CHUNK_RUNS: usize = 256;
-/// Bytes of a chunk while much is left; towards the end chunks shrink, so that threads end together.
-const CHUNK_BYTES: u64 = 1 << 20;
-const CHUNK_BYTES_MIN: u64 = 128 << 10;
 /// Batches up to here go before larger ones.
 const SMALL_BYTES: u64 = 4 << 20;
-
-/// A claimed piece of a batch, on the claiming thread's stack.
-pub(super) struct Chunk {
-    runs: [Run; CHUNK_RUNS],
-    count: usize,
-    /// Number of the first of the runs among the batch's merged runs.
-    first: u32,
-    bytes: u64,
-}
-
-impl Chunk {
-    pub(super) const fn new() -> Self {
-        const NONE: Run = Run { local: 0, remote: 0, len: 0, local_region: 0, remote_region: 0 };
-        Self { runs: [NONE; CHUNK_RUNS], count: 0, first: 0, bytes: 0 }
-    }
-}
 
 /// A batch in flight.
 pub(super) struct Job {
@@ -52,18 +31,7 @@ pub(super) struct Job {
     abandon_at: Instant,
     posted: Instant,
     drivers: AtomicU32,
-    claims: Mutex<Claims>,
-}
-
-struct Claims {
-    at: Cursor,
-    left: u64,
-    /// Merged runs handed out whole or begun.
-    runs: u32,
-    last: Option<Run>,
-    moving: u32,
-    end: Option<Status>,
-    done: Option<Completer>,
+    claims: Claims,
 }
 
 impl Job {
@@ -87,15 +55,7 @@ impl Job {
             abandon_at: batch.abandon_at,
             posted: Instant::now(),
             drivers: AtomicU32::new(0),
-            claims: Mutex::new(Claims {
-                at: Cursor::default(),
-                left: bytes,
-                runs: 0,
-                last: None,
-                moving: 0,
-                end: None,
-                done: Some(batch.done),
-            }),
+            claims: Claims::new(bytes, batch.done),
         })
     }
 
@@ -125,39 +85,20 @@ impl Job {
     /// Takes the next chunk. False when none is left to take; then the batch has ended, or ends with the chunks that
     /// others are moving.
     pub(super) fn claim(&self, chunk: &mut Chunk) -> bool {
-        let mut claims = lock(&self.claims);
-        if claims.left == 0 || claims.end.is_some() {
-            return false;
+        let late = Instant::now() >= self.abandon_at;
+        match self.claims.claim(&*self.runs, late, chunk) {
+            Claim::Taken => true,
+            Claim::Nothing => false,
+            Claim::Ended(ended) => {
+                self.finish(ended);
+                false
+            }
         }
-        if Instant::now() >= self.abandon_at {
-            claims.stop(Status::quiet(StatusKind::Abandoned));
-            self.settle(claims);
-            return false;
-        }
-        let budget = (claims.left / 4).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES);
-        let filled =
-            catch_unwind(AssertUnwindSafe(|| self.runs.fill(&mut claims.at, &mut chunk.runs, budget)));
-        let Ok(count @ 1..=CHUNK_RUNS) = filled else {
-            // It panicked, or yields less than it announced: nothing can be said of this batch.
-            claims.end = Some(Status::INDETERMINATE);
-            self.settle(claims);
-            return false;
-        };
-        chunk.count = count;
-        chunk.bytes = chunk.runs[..count].iter().map(|run| u64::from(run.len)).sum();
-        claims.left = claims.left.saturating_sub(chunk.bytes);
-        let goes_on = claims.last.is_some_and(|last| continues(&last, &chunk.runs[0]));
-        chunk.first = claims.runs - u32::from(goes_on);
-        claims.runs = chunk.first.saturating_add(count as u32);
-        claims.last = Some(chunk.runs[count - 1]);
-        claims.moving += 1;
-        true
     }
 
     /// Whether a chunk can be claimed.
     pub(super) fn has_more(&self) -> bool {
-        let claims = lock(&self.claims);
-        claims.left != 0 && claims.end.is_none()
+        self.claims.has_more()
     }
 
     /// Moves a claimed chunk and takes note of its end. A panic ends the batch as indeterminate; the thread lives on.
@@ -171,31 +112,27 @@ impl Job {
         };
         let moved = catch_unwind(AssertUnwindSafe(|| {
             loop {
-                match self.link.move_chunk(&parts, &chunk.runs[..chunk.count]) {
+                match self.link.move_chunk(&parts, chunk.runs()) {
                     Some(moved) => return moved,
                     // As many chunks of this link are moving as it has cells.
                     None => std::thread::yield_now(),
                 }
             }
         }));
-        let mut claims = lock(&self.claims);
-        claims.moving -= 1;
-        match moved {
-            Ok(Ok(())) => {}
-            Ok(Err(failed)) => claims.stop(failed.status(chunk.first)),
-            Err(_) => claims.end = Some(Status::INDETERMINATE),
+        let failed = match moved {
+            Ok(Ok(())) => None,
+            Ok(Err(failed)) => Some(failed.status(chunk.first())),
+            Err(_) => Some(Status::INDETERMINATE),
+        };
+        if let Some(ended) = self.claims.moved(failed) {
+            self.finish(ended);
         }
-        self.settle(claims);
     }
 
     /// No further chunk is claimed; the batch ends when those that are moving have ended.
     pub(super) fn stop(&self, kind: StatusKind) {
-        let mut claims = lock(&self.claims);
-        if claims.left != 0 {
-            // The last run handed out may have been cut.
-            let status = Status::quiet(kind).with_run(claims.runs.saturating_sub(1));
-            claims.stop(status);
-            self.settle(claims);
+        if let Some(ended) = self.claims.stop(kind) {
+            self.finish(ended);
         }
     }
 
@@ -205,29 +142,15 @@ impl Job {
         self.stop(if late { StatusKind::Abandoned } else { StatusKind::Cancelled });
     }
 
-    fn settle(&self, mut claims: MutexGuard<'_, Claims>) {
-        if claims.moving != 0 || (claims.left != 0 && claims.end.is_none()) {
-            return;
-        }
-        let Some(done) = claims.done.take() else { return };
-        let status = claims.end.unwrap_or(Status::COMPLETED.with_run(claims.runs));
-        drop(claims);
+    fn finish(&self, Ended { done, status }: Ended) {
         self.link.forget(self);
         if status.kind == StatusKind::Indeterminate {
             drop(done);
         } else {
-            // SAFETY: no chunk is moving, and none will be claimed: both were seen under the mutex, and `claim` asks
-            // for `left` and `end` under it. Each chunk ended with a store fence. The target takes no part.
+            // SAFETY: no chunk is moving, and none will be claimed, as `Ended` says. Each chunk ended with a store
+            // fence. The target takes no part.
             unsafe { done.finish(status) };
         }
-    }
-}
-
-impl Claims {
-    /// The first failure is kept, but for the number of the run, which is the lowest of all.
-    fn stop(&mut self, status: Status) {
-        let run = self.end.map_or(status.run, |end| end.run.min(status.run));
-        self.end = Some(self.end.unwrap_or(status).with_run(run));
     }
 }
 
@@ -235,15 +158,6 @@ impl Failed {
     pub(super) fn status(&self, first: u32) -> Status {
         Status::quiet(self.kind).with_native(self.native).with_run(first.saturating_add(self.run as u32))
     }
-}
-
-/// Whether `next` is the rest of the run that `last` was cut from: the plan would have merged them otherwise.
-fn continues(last: &Run, next: &Run) -> bool {
-    let len = u64::from(last.len);
-    last.local_region == next.local_region
-        && last.remote_region == next.remote_region
-        && last.local + len == next.local
-        && last.remote + len == next.remote
 }
 
 /// See [`Job::driven`].

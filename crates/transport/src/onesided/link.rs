@@ -12,9 +12,10 @@ use ropeway_core::{
 
 use super::OneSided;
 use super::chunk::Parts;
+use super::claims::Chunk;
 use super::crew::Crew;
 use super::import::{Answer, Export, Import, Place};
-use super::job::{Chunk, Job};
+use super::job::Job;
 use crate::Calibration;
 use crate::cma::Kernel;
 use crate::copy::Routine;
@@ -530,7 +531,7 @@ impl Link for LinkCore {
             let left = if few {
                 self.post_inline::<FEW_RUNS>(batch, remote)
             } else {
-                self.post_inline::<{ super::job::CHUNK_RUNS }>(batch, remote)
+                self.post_inline::<{ super::claims::CHUNK_RUNS }>(batch, remote)
             };
             match left {
                 None => return Ok(()),

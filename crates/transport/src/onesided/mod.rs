@@ -6,10 +6,13 @@
 //! stays inside the owner's [`Fence`], and each batch ends once.
 
 mod chunk;
+mod claims;
 mod crew;
 mod import;
 mod job;
 mod link;
+#[cfg(all(loom, test))]
+mod models;
 #[cfg(any(test, feature = "sim"))]
 pub mod pause;
 mod proofs;
