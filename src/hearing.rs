@@ -1,0 +1,348 @@
+//! What a session says, carried to the tables; and the requests that go the other way.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ropeway_core::machine::directory::Change;
+use ropeway_core::machine::lease::Claim;
+use ropeway_core::machine::session::{Command, Event};
+use ropeway_core::plan::RouteMap;
+use ropeway_core::wire::message::{CacheInfo, Hello, HostIdentity, Offer, PeerLimits, Why};
+use ropeway_core::wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Token, decode_layout};
+use ropeway_core::{CacheId, Error, ErrorKind, GrantId, Incarnation, RegionId, Result, StatusKind};
+use ropeway_transport::{Link, TransportKind};
+
+use crate::cache::Cache;
+use crate::control::Waiting;
+use crate::grant::Grant;
+use crate::linking::wire_kind;
+use crate::peer::PeerInner;
+use crate::pending::{Pending, pending};
+use crate::route::{Route, RouteInner, RouteOptions};
+use crate::shared::Shared;
+
+impl Shared {
+    /// Carries an event of a session to the tables. No lock is held.
+    pub(crate) fn hear(self: &Arc<Self>, peer: &Arc<PeerInner>, event: Event) {
+        match event {
+            Event::ClaimAsked { cache, grant, secret, .. } => self.claim_asked(peer, cache, grant, secret),
+            Event::ClaimAnswered { request, grant, result } => {
+                let result = result.map_err(|refusal| (refusal.why, refusal.text));
+                self.claim_answered(peer, request, grant, result);
+            }
+            Event::Released { grant } => {
+                self.with_leases(|leases, now| leases.table.release(peer.id(), grant, now));
+            }
+            Event::Revoked { grant } => self.with_grants(|grants, _| grants.table.revoked(peer.id(), grant)),
+            Event::Renewed => {
+                self.with_leases(|leases, now| leases.table.renew(peer.id(), now));
+            }
+            Event::Confirmed { sent } => {
+                self.with_grants(|grants, _| grants.table.renewed_at(peer.id(), sent));
+            }
+            Event::LookupAsked { request, name, known } => self.lookup_asked(peer, request, &name, known),
+            Event::LookupAnswered { request, result, .. } => {
+                if let Some(Waiting::Lookup { answer, .. }) = peer.session.take_waiting(request) {
+                    answer(
+                        result.map_err(|no| Error::new(no.why.kind(), "route", refused(no.why, &no.text))),
+                    );
+                }
+            }
+            Event::Notified { grant, sequence, failed } => {
+                if let Err(why) = self.notified(peer.id(), grant, sequence, failed) {
+                    let _ = peer.session.say(self, peer, Command::RefuseNotify { grant, sequence, why });
+                }
+            }
+            Event::NotifyRefused { grant, sequence, why } => {
+                tracing::warn!(peer = %peer.id(), %grant, sequence, ?why, "a notification was not counted");
+            }
+            Event::LinkOpen { link, kind, key } => self.expect_link(peer, link, kind, key),
+            Event::LinkReady { link } => {
+                if let Some(answer) = peer.session.take_link(link) {
+                    let _ = answer.send(Ok(()));
+                }
+            }
+            Event::LinkFailed { link, text } => self.link_failed(peer, link, text),
+            Event::Silent { since } => self.silent(peer, since),
+            Event::Closed { why, text, by_peer } => {
+                tracing::info!(peer = %peer.id(), ?why, %text, by_peer, "session over");
+                self.session_over(peer);
+            }
+            Event::CacheChanged { name, live, .. } => {
+                tracing::info!(peer = %peer.id(), %name, live, "a cache of the peer has changed");
+            }
+            other => tracing::debug!(?other, "session event"),
+        }
+        self.refresh_holding(peer);
+    }
+
+    /// Heartbeats run while something is held, and only then.
+    pub(crate) fn refresh_holding(self: &Arc<Self>, peer: &Arc<PeerInner>) {
+        let ours = self.with_grants(|grants, _| grants.table.needs_heartbeat(peer.id()));
+        let theirs = self.with_leases(|leases, _| leases.table.held_by(peer.id()) > 0);
+        peer.session.set_holding(self, ours, theirs);
+    }
+
+    pub(crate) fn tick_sessions(self: &Arc<Self>) -> Option<Instant> {
+        self.with_grants(|grants, now| grants.table.tick(now));
+        let peers = self.all_peers();
+        let sessions = peers.iter().filter_map(|peer| {
+            self.refresh_holding(peer);
+            peer.session.tick(self, peer)
+        });
+        let first = sessions.min();
+        let grants = self.with_grants(|grants, _| grants.table.next_timer()).map(|at| self.instant(at));
+        first.into_iter().chain(grants).min()
+    }
+
+    /// The peer was not heard for too long while leases are held: a dead connection, or a stopped process.
+    fn silent(self: &Arc<Self>, peer: &Arc<PeerInner>, since: Duration) {
+        let holding = self.with_grants(|grants, _| grants.table.needs_heartbeat(peer.id()))
+            || self.with_leases(|leases, _| leases.table.held_by(peer.id()) > 0);
+        if holding {
+            let text = format!("silent since {:?} after this engine's start", since);
+            let _ = peer.session.say(self, peer, Command::Goodbye { why: Why::Silent, text });
+        }
+    }
+
+    fn claim_asked(self: &Arc<Self>, peer: &Arc<PeerInner>, cache: CacheId, grant: GrantId, secret: u128) {
+        let claim = self.with_leases(|leases, now| leases.table.claim(peer.id(), cache, grant, secret, now));
+        let result = match claim {
+            Ok(Claim::Ready(info)) => Ok(info),
+            // The table decides when the lease's event has fired.
+            Ok(Claim::Pending) => return,
+            Err(why) => Err(why),
+        };
+        let _ = peer.session.say(self, peer, Command::Decide { grant, result });
+    }
+
+    fn claim_answered(
+        self: &Arc<Self>,
+        peer: &Arc<PeerInner>,
+        request: u32,
+        grant: GrantId,
+        result: Result<ropeway_core::wire::message::ClaimInfo, (Why, String)>,
+    ) {
+        let waiting = peer.session.take_waiting(request);
+        let answered = match result {
+            Ok(info) => self.claimed(peer, info).ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Protocol,
+                    "claim",
+                    format!("lease {grant} was answered, but not asked for"),
+                )
+            }),
+            Err((why, text)) => {
+                self.with_grants(|grants, _| grants.table.claim_failed(peer.id(), grant));
+                Err(Error::new(why.kind(), "claim", refused(why, &text)))
+            }
+        };
+        // An answer that came too late is dropped here, and with it the grant: that releases it.
+        if let Some(Waiting::Claim { answer, .. }) = waiting {
+            answer.give(answered);
+        }
+    }
+
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        peer: &Arc<PeerInner>,
+        token: &Token,
+        timeout: Duration,
+    ) -> Result<Pending<Grant>> {
+        let grant = token.grant;
+        if token.incarnation != peer.incarnation {
+            let text = format!(
+                "the token is of engine {}, this peer is {}: connect to the engine that drew it",
+                token.incarnation, peer.incarnation
+            );
+            return Err(Error::new(ErrorKind::StaleLease, "claim", text));
+        }
+        self.with_grants(|grants, now| grants.table.claim_sent(peer.id(), grant, now)).map_err(|kind| {
+            let kind = if kind == StatusKind::PeerFull { ErrorKind::Full } else { ErrorKind::StaleLease };
+            let text = format!("lease {grant}: limit grants_per_peer is reached, or the lease has ended");
+            Error::new(kind, "claim", text)
+        })?;
+        let (answer, answered) = pending();
+        let waiting = Waiting::Claim { answer, until: Instant::now() + timeout };
+        let asked = peer.session.ask(self, peer, Command::Claim { token: *token }, waiting);
+        if let Err(error) = asked {
+            self.with_grants(|grants, _| grants.table.claim_failed(peer.id(), grant));
+            return Err(error);
+        }
+        self.refresh_holding(peer);
+        Ok(answered)
+    }
+
+    fn lookup_asked(
+        self: &Arc<Self>,
+        peer: &Arc<PeerInner>,
+        request: u32,
+        name: &str,
+        known: Option<CacheId>,
+    ) {
+        let result = crate::shared::read(&self.caches).directory.lookup(name, known);
+        let _ = peer.session.say(self, peer, Command::Answer { request, result });
+    }
+
+    pub(crate) fn route(
+        self: &Arc<Self>,
+        peer: &Arc<PeerInner>,
+        cache: &Cache,
+        name: &str,
+        options: RouteOptions,
+        timeout: Duration,
+    ) -> Result<Pending<Route>> {
+        let (answer, answered) = pending();
+        let until = Instant::now() + timeout;
+        let lookup = Command::Lookup { name: name.to_owned(), known: None };
+        let (shared, peer_of, cache) = (Arc::downgrade(self), Arc::clone(peer), cache.clone());
+        let found = move |found: Result<CacheInfo>| {
+            let Some(shared) = shared.upgrade() else { return };
+            // Imports map and populate memory: not on the control thread.
+            let work = Arc::clone(&shared);
+            shared.control.spawn_blocking(move || {
+                let made = found.and_then(|info| work.make_route(&peer_of, &cache, &info, &options, until));
+                answer.give(made);
+            });
+        };
+        peer.session.ask(self, peer, lookup, Waiting::Lookup { answer: Box::new(found), until })?;
+        Ok(answered)
+    }
+
+    fn make_route(
+        &self,
+        peer: &Arc<PeerInner>,
+        cache: &Cache,
+        info: &CacheInfo,
+        options: &RouteOptions,
+        until: Instant,
+    ) -> Result<Route> {
+        let spec = decode_layout(&info.layout, &self.limits)
+            .map_err(|e| Error::new(ErrorKind::Protocol, "route", format!("the peer's layout: {e}")))?;
+        // The lengths of the peer's regions are its own to check; offsets past them are refused there or at import.
+        let remote = spec.build(|_| Some(u64::MAX), &self.limits)?;
+        let names: Vec<&str> = options.parts.names();
+        let parts = options.parts.as_core(&names);
+        let map = RouteMap::new(cache.layout(), &remote, &options.slices, parts, &self.limits)?;
+        let link = self.choose_link(peer, map.remote_regions(), options.transport, until)?;
+        Ok(Route(Arc::new(RouteInner {
+            peer: Arc::clone(peer),
+            link,
+            map,
+            cache: Arc::clone(&cache.0),
+            remote_cache: info.cache,
+            remote,
+            limits: self.limits.clone(),
+        })))
+    }
+
+    /// The best link that reaches all the regions.
+    fn choose_link(
+        &self,
+        peer: &PeerInner,
+        regions: &[RegionId],
+        wanted: Option<TransportKind>,
+        until: Instant,
+    ) -> Result<Arc<dyn Link>> {
+        let mut reasons = Vec::new();
+        for link in peer.usable_links() {
+            if wanted.is_some_and(|wanted| wanted != link.kind()) {
+                continue;
+            }
+            match regions.iter().try_for_each(|region| link.import(*region, until).map(drop)) {
+                Ok(()) => return Ok(link),
+                Err(error) => reasons.push(format!("{}: {}", link.kind(), error.message())),
+            }
+        }
+        for (kind, why) in peer.refused().iter() {
+            reasons.push(format!("{kind}: {why}"));
+        }
+        let text = format!("no transport reaches the cache of {}: {}", peer.name(), reasons.join("; "));
+        Err(Error::new(ErrorKind::Unsupported, "route", text))
+    }
+
+    /// How this engine introduces itself.
+    pub(crate) fn hello(&self, expects: Option<Incarnation>) -> Hello {
+        let limits = &self.limits;
+        Hello {
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION,
+            incarnation: self.incarnation,
+            expects,
+            capabilities: 0,
+            host: host_identity(),
+            build: format!("ropeway {} ({})", env!("CARGO_PKG_VERSION"), env!("ROPEWAY_GIT")),
+            limits: PeerLimits {
+                control_frame_bytes: limits.control_frame_bytes(),
+                grants_per_peer: limits.grants_per_peer(),
+                served_requests: limits.served_requests_per_peer(),
+                served_bytes: limits.served_bytes_per_peer(),
+                heartbeat_ms: u32::try_from(limits.heartbeat().as_millis()).unwrap_or(u32::MAX),
+            },
+            offers: self
+                .transports
+                .iter()
+                .map(|transport| Offer {
+                    kind: wire_kind(transport.capabilities().kind),
+                    bytes: transport.offer(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Tells a lease's owner that a sequence arrived or failed.
+    pub(crate) fn notify(
+        self: &Arc<Self>,
+        peer: &Arc<PeerInner>,
+        grant: GrantId,
+        sequence: u32,
+        completed: bool,
+    ) {
+        let told = peer.session.say(self, peer, Command::Notify { grant, sequence, failed: !completed });
+        if let Err(error) = told {
+            tracing::warn!(peer = %peer.id(), %grant, sequence, %error, "a notification was not sent");
+        }
+    }
+}
+
+impl Shared {
+    /// Tells peers that looked a cache up that it changed.
+    pub(crate) fn tell_changes(self: &Arc<Self>, changes: Vec<Change>) {
+        for Change { cache, version, live, name } in changes {
+            for peer in self.all_peers() {
+                let name = name.clone();
+                let _ = peer.session.say(self, &peer, Command::Changed { cache, version, live, name });
+            }
+        }
+    }
+}
+
+fn refused(why: Why, text: &str) -> String {
+    let reason = match why {
+        Why::Stale => "it has ended: released, revoked or expired",
+        Why::Denied => "the token's secret is not its own",
+        Why::Full => "the owner has no room for another holder",
+        Why::NotFound => "the peer publishes nothing of that name",
+        _ => "the peer refused",
+    };
+    format!("{text}: {reason}")
+}
+
+/// Where this process runs. Equal values are a hint only; transports prove themselves.
+fn host_identity() -> HostIdentity {
+    use std::os::unix::fs::MetadataExt;
+    let inode = |path: &str| std::fs::metadata(path).map(|meta| meta.ino()).unwrap_or(0);
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mut boot_id = [0; 16];
+    let digits: Vec<u8> = boot.bytes().filter_map(|c| (c as char).to_digit(16)).map(|d| d as u8).collect();
+    for (byte, pair) in boot_id.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    HostIdentity {
+        boot_id,
+        net_namespace: inode("/proc/self/ns/net"),
+        pid_namespace: inode("/proc/self/ns/pid"),
+        pid: std::process::id(),
+        uid: rustix::process::getuid().as_raw(),
+    }
+}

@@ -1,0 +1,243 @@
+//! The owner's side: feeds the lease table of core with calls and proofs, and does what it says.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use ropeway_core::machine::lease::{Action, Arrival, LeaseRequest, LeaseTable, Proof};
+use ropeway_core::machine::session::Command;
+use ropeway_core::plan::BlockSet;
+use ropeway_core::wire::Token;
+use ropeway_core::wire::message::Why;
+use ropeway_core::{BlockId, GrantId, PeerId, RegionId, Result, Rights, TransferId};
+use ropeway_transport::{Fence, Fenced};
+
+use crate::cache::CacheInner;
+use crate::completion::Completion;
+use crate::event::Start;
+use crate::lease::{Freed, Lease, LeaseInner, LeaseOptions};
+use crate::secret::random;
+use crate::shared::Shared;
+
+/// The lease table, and what the engine keeps beside it.
+pub(crate) struct Leases {
+    pub(crate) table: LeaseTable,
+    handles: HashMap<GrantId, Handle>,
+    /// Links that have not answered yet, per lease and holder.
+    asked: HashMap<(GrantId, PeerId), u32>,
+}
+
+struct Handle {
+    lease: Weak<LeaseInner>,
+    /// Keeps cache and regions while the lease is not free, whatever its owner drops.
+    cache: Arc<CacheInner>,
+}
+
+impl Leases {
+    pub(crate) fn new(limits: &ropeway_core::Limits) -> Self {
+        Self { table: LeaseTable::new(limits), handles: HashMap::new(), asked: HashMap::new() }
+    }
+
+    /// The cache that a lease is on.
+    pub(crate) fn cache_of(&self, grant: GrantId) -> Option<Arc<CacheInner>> {
+        self.handles.get(&grant).map(|handle| Arc::clone(&handle.cache))
+    }
+
+    /// Takes the table's actions. Fence words are written here, under the lock, so that they change in the order in
+    /// which the table decided; the rest is done after.
+    fn drain(&mut self, fence: &Fence) -> Vec<Action> {
+        let mut later = Vec::new();
+        while let Some(action) = self.table.poll_action() {
+            match action {
+                Action::OpenFence { grant, rights } => {
+                    if let Err(error) = fence.open(grant, rights) {
+                        // Peers will find the lease closed: safe, and worth knowing.
+                        tracing::error!(%grant, %error, "the fence did not open");
+                    }
+                }
+                Action::CloseFence { grant } => fence.close(grant),
+                other => later.push(other),
+            }
+        }
+        later
+    }
+}
+
+impl Shared {
+    /// Calls the lease table, then does what it asks for, with no lock held.
+    pub(crate) fn with_leases<R>(self: &Arc<Self>, call: impl FnOnce(&mut Leases, Duration) -> R) -> R {
+        let (value, actions, timer) = {
+            let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+            let value = call(&mut leases, self.now());
+            (value, leases.drain(&self.fence), leases.table.next_timer())
+        };
+        if let Some(at) = timer {
+            self.control.wake_by(self.instant(at));
+        }
+        for action in actions {
+            self.act(action);
+        }
+        value
+    }
+
+    fn act(self: &Arc<Self>, action: Action) {
+        match action {
+            Action::AskFence { grant, peer } => self.ask_fence(grant, peer),
+            Action::TellRevoked { peer, grant } => self.tell(peer, Command::Revoke { grant }),
+            Action::Decided { peer, grant, result } => self.tell(peer, Command::Decide { grant, result }),
+            Action::Freed { grant, outcome, quarantined, .. } => {
+                tracing::debug!(%grant, ?outcome, quarantined, "lease free");
+                let handle = self.with_leases(|leases, _| leases.handles.remove(&grant));
+                if let Some(lease) = handle.as_ref().and_then(|handle| handle.lease.upgrade()) {
+                    lease.free(Freed { outcome, quarantined });
+                }
+                self.progress.moved();
+            }
+            Action::Quarantined { grant, peers, outcome, blocks, .. } => {
+                tracing::warn!(%grant, ?outcome, ?peers, blocks = blocks.len(), "leased blocks go into quarantine");
+                let lease = self.with_leases(|leases, _| {
+                    leases.handles.get(&grant).and_then(|handle| handle.lease.upgrade())
+                });
+                if let Some(lease) = lease {
+                    lease.withheld(peers);
+                }
+            }
+            Action::Fatal { grant, peers, since, blocks } => {
+                tracing::error!(%grant, ?peers, ?since, blocks, "leased blocks are withheld for too long");
+                let bytes = self
+                    .with_leases(|leases, _| leases.cache_of(grant))
+                    .map_or(0, |cache| blocks * cache.layout.bytes_per_id(0));
+                if !self.completions.push(Completion::Fatal { id: TransferId(0), bytes }) {
+                    tracing::error!(%grant, "no room in the completion queue to tell of it");
+                }
+            }
+            // Done under the lock.
+            Action::OpenFence { .. } | Action::CloseFence { .. } => {}
+        }
+    }
+
+    /// Asks each link of the holder. The proof is whole when all have answered.
+    fn ask_fence(self: &Arc<Self>, grant: GrantId, peer: PeerId) {
+        let links = self.peer(peer).map(|peer| peer.links()).unwrap_or_default();
+        // One more than there are links, so that answers from other threads do not complete the count early.
+        let count = links.len() as u32 + 1;
+        self.with_leases(|leases, _| leases.asked.insert((grant, peer), count));
+        let mut pending = false;
+        for link in links {
+            match link.fence(grant) {
+                Fenced::Now => self.fenced(grant, peer),
+                Fenced::Pending => pending = true,
+            }
+        }
+        self.fenced(grant, peer);
+        if pending {
+            self.with_leases(|leases, _| leases.table.fence_pending(grant));
+        }
+    }
+
+    /// One link has answered that accesses under the lease are over.
+    pub(crate) fn fenced(self: &Arc<Self>, grant: GrantId, peer: PeerId) {
+        self.with_leases(|leases, now| {
+            let Some(left) = leases.asked.get_mut(&(grant, peer)) else { return };
+            *left -= 1;
+            if *left == 0 {
+                leases.asked.remove(&(grant, peer));
+                leases.table.prove(Proof::Fenced { peer, grant }, now);
+            }
+        });
+    }
+
+    pub(crate) fn grant(
+        self: &Arc<Self>,
+        cache: &Arc<CacheInner>,
+        ids: &[&[BlockId]],
+        rights: Rights,
+        options: LeaseOptions,
+    ) -> Result<Lease> {
+        let blocks = Arc::new(BlockSet::new(&cache.layout, ids, &self.limits)?);
+        let mut request = LeaseRequest::new(&self.limits, cache.id, blocks, rights);
+        request.expected_holders = options.holders;
+        request.ttl = options.ttl.unwrap_or(request.ttl);
+        request.first_contact_grace = options.first_contact_grace.unwrap_or(request.first_contact_grace);
+        request.pending = !matches!(options.start, Start::Now);
+        let secret = u128::from_le_bytes(random()?);
+        let inner = self.with_leases(|leases, now| {
+            let grant = leases.table.grant(request, secret, now)?;
+            let token = Token { incarnation: self.incarnation, cache: cache.id, grant, secret };
+            let inner = LeaseInner::new(token, Arc::clone(cache));
+            let handle = Handle { lease: Arc::downgrade(&inner), cache: Arc::clone(cache) };
+            leases.handles.insert(grant, handle);
+            Ok::<_, ropeway_core::Error>(inner)
+        })?;
+        if let Start::AfterEvent(event) = options.start {
+            let (shared, grant) = (Arc::downgrade(self), inner.token.grant);
+            event.when_fired(move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.with_leases(|leases, now| leases.table.ready(grant, now));
+                }
+            });
+        }
+        Ok(Lease(inner))
+    }
+
+    pub(crate) fn revoke(self: &Arc<Self>, grant: GrantId) {
+        self.with_leases(|leases, now| leases.table.revoke(grant, now));
+    }
+
+    /// Revokes what was leased of a region that closes.
+    pub(crate) fn revoke_leases_on(self: &Arc<Self>, region: RegionId) {
+        for grant in self.leases_on(region) {
+            self.revoke(grant);
+        }
+    }
+
+    pub(crate) fn all_leases(&self) -> Vec<GrantId> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).handles.keys().copied().collect()
+    }
+
+    /// Leases that are not free and touch the region.
+    pub(crate) fn leases_on(&self, region: RegionId) -> Vec<GrantId> {
+        let leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let touches = |handle: &Handle| handle.cache.regions.iter().any(|known| known.id == region);
+        leases.handles.iter().filter(|(_, handle)| touches(handle)).map(|(grant, _)| *grant).collect()
+    }
+
+    /// A holder tells that a sequence has arrived or failed.
+    pub(crate) fn notified(
+        self: &Arc<Self>,
+        peer: PeerId,
+        grant: GrantId,
+        sequence: u32,
+        failed: bool,
+    ) -> Result<(), Why> {
+        let (arrival, lease) = self.with_leases(|leases, _| {
+            let arrival = leases.table.notify(peer, grant, sequence, failed)?;
+            Ok((arrival, leases.handles.get(&grant).and_then(|handle| handle.lease.upgrade())))
+        })?;
+        if let (Some(lease), Arrival::New { .. } | Arrival::Failed) = (lease, arrival) {
+            lease.told(sequence, failed);
+        }
+        Ok(())
+    }
+
+    /// Looks at all timers; says when to look again.
+    pub(crate) fn tick(self: &Arc<Self>) -> Option<std::time::Instant> {
+        if self.is_foreign() {
+            return None;
+        }
+        let leases = self.with_leases(|leases, now| {
+            leases.table.tick(now);
+            leases.table.next_timer()
+        });
+        let sessions = self.tick_sessions();
+        let now = std::time::Instant::now();
+        for peer in self.all_peers() {
+            for fatal in peer.overdue(now, self.limits.quarantine_fatal_after()) {
+                tracing::error!(peer = %peer.id(), ?fatal, "local blocks are withheld for too long");
+                self.completions.push(fatal);
+            }
+        }
+        let timers = [leases.map(|at| self.instant(at)), sessions, self.check_deadlines()];
+        timers.into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,387 @@
+//! Links: which transports are tried for a peer, and what links ask of the engine.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ropeway_core::machine::lease::Proof;
+use ropeway_core::machine::session::Command;
+use ropeway_core::plan::{PlanRequest, ServedRuns};
+use ropeway_core::{Error, ErrorKind, GrantId, PeerId, RegionId, Result, StatusKind};
+use ropeway_transport::{
+    LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, Transport, TransportKind,
+};
+
+use crate::completion::Completion;
+use crate::peer::{Peer, PeerInner};
+use crate::pending::Answer;
+use crate::secret::random;
+use crate::shared::Shared;
+
+/// How long the passive side waits for a peer that has announced itself.
+const ATTACH: Duration = Duration::from_secs(20);
+
+/// The numbers of the transports on the wire.
+pub(crate) fn wire_kind(kind: TransportKind) -> u8 {
+    match kind {
+        TransportKind::Loopback => 1,
+        TransportKind::Shm => 2,
+        TransportKind::Cma => 3,
+        TransportKind::Tcp => 4,
+        _ => 255,
+    }
+}
+
+fn from_wire(kind: u8) -> Option<TransportKind> {
+    let known = [TransportKind::Loopback, TransportKind::Shm, TransportKind::Cma, TransportKind::Tcp];
+    known.into_iter().find(|known| wire_kind(*known) == kind)
+}
+
+impl Shared {
+    /// The connecting side: tries the transports that both offer, best first, and gives the peer to whoever waits.
+    /// Blocks; runs on a thread of its own.
+    pub(crate) fn open_links(self: &Arc<Self>, peer: &Arc<PeerInner>, until: Instant, answer: Answer<Peer>) {
+        for transport in self.transports.clone() {
+            let kind = transport.capabilities().kind;
+            if !self.is_wanted(peer, kind) {
+                continue;
+            }
+            let Some(offer) = offered(peer, kind) else {
+                peer.refuse_transport(kind, "the peer does not offer it".into());
+                continue;
+            };
+            if let Err(error) = self.open_link(peer, &*transport, offer, until) {
+                peer.refuse_transport(kind, error.message().to_owned());
+            }
+        }
+        if peer.usable_links().is_empty() {
+            let reasons: Vec<_> = peer.refused().iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
+            let text = format!("no transport reaches {}: {}", peer.name(), reasons.join("; "));
+            self.close_peer(peer, "no transport");
+            answer.give(Err(Error::new(ErrorKind::LinkLost, "connect", text)));
+        } else {
+            answer.give(Ok(Peer::new(Arc::clone(peer), self, true)));
+        }
+    }
+
+    /// Whether a transport adds anything to those that work already.
+    fn is_wanted(&self, peer: &PeerInner, kind: TransportKind) -> bool {
+        let have: Vec<_> = peer.usable_links().iter().map(|link| link.kind()).collect();
+        let same_process = have.contains(&TransportKind::Loopback);
+        // cma reaches what shm does not: memory outside a memfd. Where both work, tcp has nothing to add.
+        let same_host = have.contains(&TransportKind::Shm) && have.contains(&TransportKind::Cma);
+        match kind {
+            TransportKind::Loopback => true,
+            TransportKind::Tcp => !same_process && !same_host,
+            _ => !same_process,
+        }
+    }
+
+    fn open_link(
+        self: &Arc<Self>,
+        peer: &Arc<PeerInner>,
+        transport: &dyn Transport,
+        offer: Bytes,
+        until: Instant,
+    ) -> Result<()> {
+        let kind = transport.capabilities().kind;
+        let key = random()?;
+        let (ready, answer) = crossbeam_channel::bounded(1);
+        let link = peer.session.open_link(self, peer, wire_kind(kind), key, ready)?;
+        match answer.recv_deadline(until) {
+            Ok(Ok(())) => {}
+            Ok(Err(text)) => return Err(Error::new(ErrorKind::Unsupported, "connect", text)),
+            Err(_) => {
+                return Err(Error::new(ErrorKind::TimedOut, "connect", "the peer did not answer in time"));
+            }
+        }
+        let made = transport.link(LinkConfig {
+            peer: peer.id(),
+            key: LinkKey(key),
+            role: Role::Active,
+            offer,
+            sink: Sink::of(self, peer, kind),
+            deadline: until,
+        });
+        match made {
+            Ok(made) => {
+                peer.add_link(made, true);
+                Ok(())
+            }
+            Err(error) => {
+                let text = error.message().to_owned();
+                let _ = peer.session.say(self, peer, Command::LinkFailed { link, text });
+                Err(error)
+            }
+        }
+    }
+
+    /// The accepting side: the peer is about to come over a transport.
+    pub(crate) fn expect_link(self: &Arc<Self>, peer: &Arc<PeerInner>, link: u32, kind: u8, key: [u8; 32]) {
+        let made = from_wire(kind)
+            .and_then(|kind| self.transports.iter().find(|transport| transport.capabilities().kind == kind))
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Unsupported, "accept", "this engine does not offer that transport")
+            })
+            .and_then(|transport| {
+                let kind = transport.capabilities().kind;
+                let made = transport.link(LinkConfig {
+                    peer: peer.id(),
+                    key: LinkKey(key),
+                    role: Role::Passive,
+                    offer: offered(peer, kind).unwrap_or_default(),
+                    sink: Sink::of(self, peer, kind),
+                    deadline: Instant::now() + ATTACH,
+                })?;
+                peer.expect(link, kind);
+                peer.add_link(made, false);
+                Ok(())
+            });
+        let answer = match made {
+            Ok(()) => Command::LinkReady { link },
+            Err(error) => Command::LinkFailed { link, text: error.message().to_owned() },
+        };
+        let _ = peer.session.say(self, peer, answer);
+    }
+
+    /// The other side could not make, or no longer expects, a link.
+    pub(crate) fn link_failed(self: &Arc<Self>, peer: &Arc<PeerInner>, link: u32, text: String) {
+        if let Some(answer) = peer.session.take_link(link) {
+            let _ = answer.send(Err(text));
+            return;
+        }
+        if let Some(kind) = peer.expected(link) {
+            peer.refuse_transport(kind, text);
+            if let Some(link) = peer.link(kind) {
+                link.close();
+            }
+        }
+    }
+
+    /// Ends the session and all links of a peer; nothing is waited for.
+    pub(crate) fn close_peer(self: &Arc<Self>, peer: &Arc<PeerInner>, why: &str) {
+        use ropeway_core::wire::message::Why;
+        let goodbye = Command::Goodbye { why: Why::Closed, text: why.to_owned() };
+        let _ = peer.session.say(self, peer, goodbye);
+    }
+
+    /// The session is over: leases are revoked, grants end, links close. No proof of anything.
+    pub(crate) fn session_over(self: &Arc<Self>, peer: &Arc<PeerInner>) {
+        if !peer.mark_lost() {
+            return;
+        }
+        self.with_leases(|leases, now| leases.table.peer_lost(peer.id(), now));
+        self.with_grants(|grants, _| grants.table.peer_lost(peer.id()));
+        let links = peer.links();
+        if links.is_empty() {
+            self.links_closed(peer, false);
+        }
+        for link in links {
+            link.close();
+        }
+        self.progress.moved();
+    }
+
+    fn link_closed(self: &Arc<Self>, peer: &Arc<PeerInner>, kind: TransportKind, peer_gone: bool) {
+        tracing::info!(peer = %peer.id(), transport = %kind, peer_gone, "link closed");
+        let released = peer.remove_link(kind);
+        for region in self.all_regions() {
+            region.withdrawn(peer.id(), kind);
+        }
+        for withheld in &released {
+            let told = Completion::Released { id: withheld.id, user_data: withheld.user_data.unwrap_or(0) };
+            if !self.completions.push(told) {
+                tracing::warn!(transfer = withheld.id.0, "the release of quarantined blocks found no room");
+            }
+        }
+        drop(released);
+        if peer_gone || peer.links().is_empty() {
+            self.links_closed(peer, peer_gone);
+        }
+        self.progress.moved();
+    }
+
+    /// Nothing of the peer can touch our memory any more.
+    fn links_closed(self: &Arc<Self>, peer: &Arc<PeerInner>, peer_gone: bool) {
+        let id = peer.id();
+        let proof = if peer_gone { Proof::ProcessGone { peer: id } } else { Proof::LinkClosed { peer: id } };
+        if peer.is_lost() || peer_gone {
+            self.with_leases(|leases, now| leases.table.prove(proof, now));
+            self.with_grants(|grants, _| grants.table.link_closed(id));
+        }
+        if peer.is_lost() && peer.links().is_empty() {
+            self.forget_peer(id);
+        }
+    }
+}
+
+fn offered(peer: &PeerInner, kind: TransportKind) -> Option<Bytes> {
+    let offers = &peer.session.hello.offers;
+    offers.iter().find(|offer| offer.kind == wire_kind(kind)).map(|offer| offer.bytes.clone())
+}
+
+/// The engine's side of one link. Holds nothing alive: links outlive neither peer nor engine.
+struct Sink {
+    shared: Weak<Shared>,
+    peer: Weak<PeerInner>,
+    kind: TransportKind,
+}
+
+impl Sink {
+    fn of(shared: &Arc<Shared>, peer: &Arc<PeerInner>, kind: TransportKind) -> Arc<dyn LinkSink> {
+        Arc::new(Self { shared: Arc::downgrade(shared), peer: Arc::downgrade(peer), kind })
+    }
+
+    fn both(&self) -> Option<(Arc<Shared>, Arc<PeerInner>)> {
+        Some((self.shared.upgrade()?, self.peer.upgrade()?))
+    }
+}
+
+impl LinkSink for Sink {
+    fn attached(&self) {
+        if let Some((shared, peer)) = self.both() {
+            peer.link_attached(self.kind);
+            tracing::info!(peer = %peer.id(), transport = %self.kind, "link attached");
+            shared.progress.moved();
+        }
+    }
+
+    fn export(&self, region: RegionId) -> Result<Arc<Memory>> {
+        let gone = || Error::new(ErrorKind::Closed, "import", format!("region {region} is not open here"));
+        let (shared, peer) = self.both().ok_or_else(gone)?;
+        let found = shared.region(region).ok_or_else(gone)?;
+        if !shared.is_published(region) {
+            let text = format!("region {region} belongs to no published cache");
+            return Err(Error::new(ErrorKind::Denied, "import", text));
+        }
+        found.export(peer.id(), self.kind)
+    }
+
+    fn withdrawn(&self, region: RegionId) {
+        if let Some((shared, peer)) = self.both() {
+            if let Some(region) = shared.region(region) {
+                region.withdrawn(peer.id(), self.kind);
+            }
+            shared.progress.moved();
+        }
+    }
+
+    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, StatusKind> {
+        let (shared, peer) = self.both().ok_or(StatusKind::Closed)?;
+        let room = Room::take(&shared, &peer, request)?;
+        let ServeRequest { op, grant, plan, start, bytes } = *request;
+        let (cache, blocks) = shared.with_leases(|leases, _| {
+            let blocks = leases.table.serve_begin(peer.id(), grant, op)?;
+            let cache = leases.cache_of(grant).expect("a lease that is served has its handle");
+            Ok((cache, blocks))
+        })?;
+        let permit = Permit { shared: Arc::downgrade(&shared), grant, _room: room };
+        let served = || -> Result<Served> {
+            let request = PlanRequest::decode(plan, &shared.limits)?;
+            request.check_within(&blocks)?;
+            let runs = ServedRuns::new(&cache.layout, &request, op, start, bytes, &shared.limits)?;
+            let memory = runs.local_regions().iter().map(|id| {
+                let region = cache.regions.iter().find(|region| region.id == *id && !region.is_closing());
+                region
+                    .map(|region| Arc::clone(&region.memory))
+                    .ok_or_else(|| Error::new(ErrorKind::Closed, "serve", format!("region {id} is closed")))
+            });
+            let memory = memory.collect::<Result<_>>()?;
+            Ok(Served { runs: Arc::new(runs), memory, permit: Box::new(permit) })
+        };
+        served().map_err(|error| {
+            tracing::warn!(peer = %peer.id(), %grant, %error, "a request was refused");
+            match error.kind() {
+                ErrorKind::Closed => StatusKind::Closed,
+                ErrorKind::Protocol => StatusKind::Protocol,
+                ErrorKind::Full => StatusKind::PeerFull,
+                _ => StatusKind::Denied,
+            }
+        })
+    }
+
+    fn fenced(&self, grant: GrantId) {
+        if let Some((shared, peer)) = self.both() {
+            shared.fenced(grant, peer.id());
+        }
+    }
+
+    fn lost(&self, error: Error) {
+        if let Some((shared, peer)) = self.both() {
+            tracing::warn!(peer = %peer.id(), transport = %self.kind, %error, "link lost");
+            peer.link_unusable(self.kind);
+            peer.refuse_transport(self.kind, error.message().to_owned());
+            // A data connection that broke is a peer that must be met anew: its grants and routes are void.
+            shared.close_peer(&peer, error.message());
+        }
+    }
+
+    fn closed(&self, peer_gone: bool) {
+        if let Some((shared, peer)) = self.both() {
+            shared.link_closed(&peer, self.kind, peer_gone);
+        }
+    }
+}
+
+/// A peer's share of what we serve at a time.
+struct Room {
+    peer: Arc<PeerInner>,
+    bytes: u64,
+}
+
+impl Room {
+    fn take(shared: &Shared, peer: &Arc<PeerInner>, request: &ServeRequest<'_>) -> Result<Self, StatusKind> {
+        let requests = peer.served_requests.fetch_add(1, Ordering::AcqRel) + 1;
+        let bytes =
+            peer.served_bytes.fetch_add(request.bytes, Ordering::AcqRel).saturating_add(request.bytes);
+        let room = Self { peer: Arc::clone(peer), bytes: request.bytes };
+        // One request alone is always let in: its own size is bounded by the cache that it names.
+        let too_many = requests > shared.limits.served_requests_per_peer();
+        let too_much = requests > 1 && bytes > shared.limits.served_bytes_per_peer();
+        if too_many || too_much { Err(StatusKind::PeerFull) } else { Ok(room) }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.peer.served_requests.fetch_sub(1, Ordering::AcqRel);
+        self.peer.served_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+/// Held while a request is served: the lease is not free before it is dropped.
+struct Permit {
+    shared: Weak<Shared>,
+    grant: GrantId,
+    _room: Room,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.with_leases(|leases, _| leases.table.serve_end(self.grant));
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn all_regions(&self) -> Vec<Arc<crate::region::RegionInner>> {
+        crate::shared::read(&self.regions).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn is_published(&self, region: RegionId) -> bool {
+        let caches = crate::shared::read(&self.caches);
+        let mut live = caches.live.values().filter_map(Weak::upgrade);
+        live.any(|cache| cache.regions.iter().any(|known| known.id == region))
+    }
+
+    /// Sends a lease's end to its holder, or our release to its owner.
+    pub(crate) fn tell(self: &Arc<Self>, peer: PeerId, command: Command) {
+        // A peer whose session is over hears nothing; its proofs come from its links.
+        if let Some(peer) = self.peer(peer) {
+            let _ = peer.session.say(self, &peer, command);
+            self.refresh_holding(&peer);
+        }
+    }
+}

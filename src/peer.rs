@@ -1,0 +1,331 @@
+//! Another engine: its session, its links, and what is claimed of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use ropeway_core::{Error, ErrorKind, Incarnation, PeerId, Result};
+use ropeway_transport::{Link, TransportKind};
+
+use crate::cache::Cache;
+use crate::completion::Completion;
+use crate::control::Session;
+use crate::grant::Grant;
+use crate::pending::Pending;
+use crate::quarantine::{Quarantined, Withheld};
+use crate::route::{Route, RouteOptions};
+use crate::shared::Shared;
+
+/// A connected engine. Cheap to clone. Dropping the last handle closes the connection when this side made it.
+#[derive(Clone)]
+pub struct Peer(pub(crate) Arc<PeerHandle>);
+
+/// What the user's handles share; the tables hold [`PeerInner`].
+pub(crate) struct PeerHandle {
+    pub(crate) inner: Arc<PeerInner>,
+    pub(crate) shared: Weak<Shared>,
+    /// This side connected: the connection ends with the last handle.
+    owns: bool,
+}
+
+impl Drop for PeerHandle {
+    fn drop(&mut self) {
+        if self.owns
+            && let Some(shared) = self.shared.upgrade().filter(|shared| !shared.is_foreign())
+        {
+            shared.close_peer(&self.inner, "the last handle was dropped");
+        }
+    }
+}
+
+pub(crate) struct PeerInner {
+    id: PeerId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) session: Session,
+    links: RwLock<BTreeMap<TransportKind, LinkEntry>>,
+    /// Transports that were tried and are not to be had, with the reason.
+    refused: Mutex<BTreeMap<TransportKind, String>>,
+    withheld: Mutex<Vec<Withheld>>,
+    /// Passive links by the number that the peer gave them.
+    expected: Mutex<BTreeMap<u32, TransportKind>>,
+    pub(crate) in_flight: AtomicU32,
+    pub(crate) served_requests: AtomicU32,
+    pub(crate) served_bytes: std::sync::atomic::AtomicU64,
+    lost: AtomicBool,
+}
+
+#[derive(Clone)]
+struct LinkEntry {
+    link: Arc<dyn Link>,
+    /// Active links are usable at once, passive ones when the peer has come.
+    usable: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(inner: Arc<PeerInner>, shared: &Arc<Shared>, owns: bool) -> Self {
+        Self(Arc::new(PeerHandle { inner, shared: Arc::downgrade(shared), owns }))
+    }
+
+    /// The peer's incarnation.
+    pub fn incarnation(&self) -> Incarnation {
+        self.0.inner.incarnation
+    }
+
+    /// Whether the session lives.
+    pub fn is_connected(&self) -> bool {
+        !self.0.inner.is_lost()
+    }
+
+    /// The ways to this peer that work, best first.
+    pub fn transports(&self) -> Vec<TransportKind> {
+        self.0.inner.usable_links().iter().map(|link| link.kind()).collect()
+    }
+
+    /// The ways that were tried and do not work, each with its reason.
+    pub fn refused_transports(&self) -> Vec<(TransportKind, String)> {
+        self.0.inner.refused().iter().map(|(kind, why)| (*kind, why.clone())).collect()
+    }
+
+    /// Blocks of ours that transfers with this peer left without proof that they are quiet.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.0.inner.quarantined()
+    }
+
+    /// Asks for the lease that a token names. The grant that comes back is renewed until its last clone is dropped.
+    ///
+    /// # Errors
+    /// The token is of another engine or incarnation, or the peer is lost; the pending answer fails with `StaleLease`
+    /// or `Denied` when the lease is over or the token is not its own.
+    pub fn claim(&self, token: &ropeway_core::wire::Token, timeout: Duration) -> Result<Pending<Grant>> {
+        self.shared("claim")?.claim(&self.0.inner, token, timeout)
+    }
+
+    /// Matches a local cache with the peer's cache `name`, whole parts on both sides, and imports its memory.
+    ///
+    /// # Errors
+    /// The peer is lost; the pending answer fails with `Mismatch`, naming the field that differs.
+    pub fn route(&self, cache: &Cache, name: &str, timeout: Duration) -> Result<Pending<Route>> {
+        self.route_with(cache, name, RouteOptions::default(), timeout)
+    }
+
+    /// As [`Self::route`], over slices or a subset of the parts, or over a named transport.
+    ///
+    /// # Errors
+    /// As [`Self::route`].
+    pub fn route_with(
+        &self,
+        cache: &Cache,
+        name: &str,
+        options: RouteOptions,
+        timeout: Duration,
+    ) -> Result<Pending<Route>> {
+        self.shared("route")?.route(&self.0.inner, cache, name, options, timeout)
+    }
+
+    /// Waits until a transfer to this peer can be submitted, up to `timeout`; `false` when it passed first.
+    pub fn wait_for_room(&self, timeout: Duration) -> bool {
+        let Some(shared) = self.0.shared.upgrade() else { return false };
+        let until = Instant::now() + timeout;
+        loop {
+            let seen = shared.progress.observe();
+            if shared.has_room(&self.0.inner) {
+                return true;
+            }
+            if !shared.progress.wait(seen, until) {
+                return false;
+            }
+        }
+    }
+
+    /// Ends the connection: grants are released, transfers end, links close. Waits up to `timeout` until nothing of this
+    /// peer can touch our memory.
+    ///
+    /// # Errors
+    /// `TimedOut`, naming the links that are not proven closed.
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        let Some(shared) = self.0.shared.upgrade() else { return Ok(()) };
+        shared.origin.check("peer close")?;
+        shared.close_peer(&self.0.inner, "closed by this side");
+        let until = Instant::now() + timeout;
+        loop {
+            let seen = shared.progress.observe();
+            let open: Vec<_> = self.0.inner.links().iter().map(|link| link.kind().name()).collect();
+            if open.is_empty() {
+                return Ok(());
+            }
+            if !shared.progress.wait(seen, until) {
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    "peer close",
+                    format!(
+                        "{} may still touch memory over {} after {timeout:?}",
+                        self.0.inner.name(),
+                        open.join(", ")
+                    ),
+                ));
+            }
+        }
+    }
+
+    fn shared(&self, operation: &'static str) -> Result<Arc<Shared>> {
+        let shared = self.0.shared.upgrade();
+        let shared =
+            shared.ok_or_else(|| Error::new(ErrorKind::Closed, operation, "the engine is closed"))?;
+        shared.check(operation)?;
+        if self.0.inner.is_lost() {
+            return Err(Error::new(
+                ErrorKind::LinkLost,
+                operation,
+                format!("the session with {} ended; connect again", self.0.inner.name()),
+            ));
+        }
+        Ok(shared)
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("incarnation", &self.incarnation())
+            .field("transports", &self.transports())
+            .finish()
+    }
+}
+
+impl PeerInner {
+    pub(crate) fn new(id: PeerId, incarnation: Incarnation, session: Session) -> Self {
+        Self {
+            id,
+            incarnation,
+            session,
+            links: RwLock::default(),
+            refused: Mutex::default(),
+            withheld: Mutex::default(),
+            expected: Mutex::default(),
+            in_flight: AtomicU32::new(0),
+            served_requests: AtomicU32::new(0),
+            served_bytes: std::sync::atomic::AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        self.id
+    }
+
+    /// How messages name the peer.
+    pub(crate) fn name(&self) -> String {
+        format!("peer {} (incarnation {})", self.id, self.incarnation)
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Marks the session as ended; `true` the first time.
+    pub(crate) fn mark_lost(&self) -> bool {
+        !self.lost.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn add_link(&self, link: Arc<dyn Link>, usable: bool) {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        links.insert(link.kind(), LinkEntry { link, usable });
+    }
+
+    /// The peer has come and its probe succeeded.
+    pub(crate) fn link_attached(&self, kind: TransportKind) {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = links.get_mut(&kind) {
+            entry.usable = true;
+        }
+    }
+
+    /// The link is lost; it stays in the table until it is proven closed.
+    pub(crate) fn link_unusable(&self, kind: TransportKind) {
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = links.get_mut(&kind) {
+            entry.usable = false;
+        }
+    }
+
+    /// The peer announced a link under this number.
+    pub(crate) fn expect(&self, link: u32, kind: TransportKind) {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).insert(link, kind);
+    }
+
+    pub(crate) fn expected(&self, link: u32) -> Option<TransportKind> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(&link)
+    }
+
+    /// Takes a closed link out, and with it what was withheld for its sake.
+    pub(crate) fn remove_link(&self, kind: TransportKind) -> Vec<Withheld> {
+        self.links.write().unwrap_or_else(PoisonError::into_inner).remove(&kind);
+        let mut withheld = self.withheld();
+        let (released, kept) = std::mem::take(&mut *withheld).into_iter().partition(|w| w.over == kind);
+        *withheld = kept;
+        released
+    }
+
+    pub(crate) fn links(&self) -> Vec<Arc<dyn Link>> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.values().map(|entry| Arc::clone(&entry.link)).collect()
+    }
+
+    /// Usable links, best first (the order of [`TransportKind`]).
+    pub(crate) fn usable_links(&self) -> Vec<Arc<dyn Link>> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.values().filter(|entry| entry.usable).map(|entry| Arc::clone(&entry.link)).collect()
+    }
+
+    pub(crate) fn link(&self, kind: TransportKind) -> Option<Arc<dyn Link>> {
+        let links = self.links.read().unwrap_or_else(PoisonError::into_inner);
+        links.get(&kind).map(|entry| Arc::clone(&entry.link))
+    }
+
+    pub(crate) fn refuse_transport(&self, kind: TransportKind, why: String) {
+        tracing::info!(peer = %self.id, transport = %kind, %why, "transport not to be had");
+        self.refused().insert(kind, why);
+    }
+
+    pub(crate) fn refused(&self) -> std::sync::MutexGuard<'_, BTreeMap<TransportKind, String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn withhold(&self, withheld: Withheld) {
+        tracing::warn!(
+            peer = %self.id, transfer = withheld.id.0, bytes = withheld.bytes, "local blocks go into quarantine"
+        );
+        self.withheld().push(withheld);
+    }
+
+    /// Reports memory withheld since before `limit`, once each.
+    pub(crate) fn overdue(&self, now: Instant, limit: Duration) -> Vec<Completion> {
+        let mut withheld = self.withheld();
+        let overdue = withheld.iter_mut().filter(|w| !w.told_fatal && now.duration_since(w.since) >= limit);
+        overdue
+            .map(|w| {
+                w.told_fatal = true;
+                Completion::Fatal { id: w.id, bytes: w.bytes }
+            })
+            .collect()
+    }
+
+    fn quarantined(&self) -> Vec<Quarantined> {
+        let name = self.name();
+        self.withheld()
+            .iter()
+            .map(|w| Quarantined {
+                transfer: w.id,
+                peer: name.clone(),
+                blocks: w.blocks.to_vec(),
+                bytes: w.bytes,
+            })
+            .collect()
+    }
+
+    fn withheld(&self) -> std::sync::MutexGuard<'_, Vec<Withheld>> {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

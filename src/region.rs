@@ -1,0 +1,233 @@
+//! Regions: registered memory, and how it is let go.
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use ropeway_core::{Error, ErrorKind, PeerId, RegionId, Result};
+use ropeway_transport::{Fenced, Memory, TransportKind};
+
+use crate::shared::Shared;
+
+/// Host memory to allocate or adopt; see [`Engine::alloc`](crate::Engine::alloc).
+#[derive(Debug)]
+pub struct Host(pub(crate) HostKind);
+
+#[derive(Debug)]
+pub(crate) enum HostKind {
+    Private(u64),
+    Shared(u64),
+    Memfd(OwnedFd),
+}
+
+impl Host {
+    /// `bytes` of this process alone. Peers on this host reach it through the kernel (cma), others over tcp.
+    pub fn private(bytes: u64) -> Self {
+        Self(HostKind::Private(bytes))
+    }
+
+    /// `bytes` in a sealed memfd that peers on this host map and copy from directly: the quickest way.
+    pub fn shared(bytes: u64) -> Self {
+        Self(HostKind::Shared(bytes))
+    }
+
+    /// An existing memfd, whole: another allocator's memory (a KV cache, say) becomes a region without a copy.
+    pub fn memfd(fd: OwnedFd) -> Self {
+        Self(HostKind::Memfd(fd))
+    }
+}
+
+/// A registered range of memory. Cheap to clone; closed when the last handle, cache, transfer and peer has let go.
+///
+/// No reference into it is ever handed out, since peers may write at any time: bytes go in and out by copy.
+///
+/// ```
+/// # fn main() -> ropeway::Result<()> {
+/// let engine = ropeway::Engine::builder().open()?;
+/// let region = engine.alloc(ropeway::Host::private(1 << 20))?;
+/// region.write(4096, b"blocks")?;
+/// let mut back = [0; 6];
+/// region.read(4096, &mut back)?;
+/// assert_eq!(&back, b"blocks");
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Region(pub(crate) Arc<RegionInner>);
+
+pub(crate) struct RegionInner {
+    pub(crate) id: RegionId,
+    pub(crate) memory: Arc<Memory>,
+    shared: Weak<Shared>,
+    closing: AtomicBool,
+    /// Links that hold an import.
+    exports: Mutex<HashSet<(PeerId, TransportKind)>>,
+}
+
+impl Region {
+    /// The region's id.
+    pub fn id(&self) -> RegionId {
+        self.0.id
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.0.memory.len()
+    }
+
+    /// Never true: a region has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        self.0.memory.is_empty()
+    }
+
+    /// Copies `into.len()` bytes out of the region, from byte `at` on.
+    ///
+    /// # Errors
+    /// `OutOfBounds` when the range passes the region's end; `Forked` in a child process.
+    pub fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
+        self.0.memory.origin().check("region read")?;
+        self.0.memory.read(at, into)
+    }
+
+    /// Copies `from` into the region, from byte `at` on.
+    ///
+    /// # Errors
+    /// `OutOfBounds` when the range passes the region's end; `Forked` in a child process.
+    pub fn write(&self, at: u64, from: &[u8]) -> Result<()> {
+        self.0.memory.origin().check("region write")?;
+        self.0.memory.write(at, from)
+    }
+
+    /// Sets `len` bytes from byte `at` on.
+    ///
+    /// # Errors
+    /// `OutOfBounds` when the range passes the region's end; `Forked` in a child process.
+    pub fn fill(&self, at: u64, len: u64, byte: u8) -> Result<()> {
+        self.0.memory.origin().check("region fill")?;
+        self.0.memory.fill(at, len, byte)
+    }
+
+    /// Closes the region: no new lease, import or transfer; peers must let go. Waits up to `timeout` until neither a
+    /// transfer of ours nor a peer can touch its memory.
+    ///
+    /// # Errors
+    /// `TimedOut`, naming who still holds it. The closing goes on; call again to wait longer.
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        self.0.memory.origin().check("region close")?;
+        let Some(shared) = self.0.shared.upgrade() else { return Ok(()) };
+        self.0.begin_close(&shared);
+        let until = Instant::now() + timeout;
+        loop {
+            let seen = shared.progress.observe();
+            let holders = self.0.holders(&shared);
+            if holders.is_empty() {
+                return Ok(());
+            }
+            if !shared.progress.wait(seen, until) {
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    "region close",
+                    format!("region {} is still held after {timeout:?} by {}", self.0.id, holders.join(", ")),
+                ));
+            }
+        }
+    }
+}
+
+impl RegionInner {
+    pub(crate) fn new(id: RegionId, memory: Arc<Memory>, shared: Weak<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            memory,
+            shared,
+            closing: AtomicBool::new(false),
+            exports: Mutex::new(HashSet::new()),
+        })
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// A peer's link imports the region: it is held until that link lets go or is closed.
+    pub(crate) fn export(&self, peer: PeerId, over: TransportKind) -> Result<Arc<Memory>> {
+        let mut exports = self.exports();
+        // Under the lock that `begin_close` takes after setting the flag: no export slips past a close.
+        if self.is_closing() {
+            return Err(self.closed_error("import"));
+        }
+        exports.insert((peer, over));
+        Ok(Arc::clone(&self.memory))
+    }
+
+    /// The link has let go.
+    pub(crate) fn withdrawn(&self, peer: PeerId, over: TransportKind) {
+        self.exports().remove(&(peer, over));
+    }
+
+    pub(crate) fn closed_error(&self, operation: &'static str) -> Error {
+        Error::new(ErrorKind::Closed, operation, format!("region {} is closed", self.id))
+    }
+
+    pub(crate) fn begin_close(&self, shared: &Arc<Shared>) {
+        let importers: Vec<(PeerId, TransportKind)> = {
+            let exports = self.exports();
+            if self.closing.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            exports.iter().copied().collect()
+        };
+        shared.revoke_leases_on(self.id);
+        for (id, over) in importers {
+            let Some(link) = shared.peer(id).and_then(|peer| peer.link(over)) else { continue };
+            if link.withdraw(self.id) == Fenced::Now {
+                self.withdrawn(id, over);
+            }
+        }
+        shared.progress.moved();
+    }
+
+    /// Who can still touch the memory, in words.
+    fn holders(&self, shared: &Shared) -> Vec<String> {
+        let mut holders: Vec<String> = self
+            .exports()
+            .iter()
+            .map(|(id, over)| {
+                let name = shared.peer(*id).map_or_else(|| format!("peer {id}"), |peer| peer.name());
+                format!("{name} (import over {over})")
+            })
+            .collect();
+        holders.extend(shared.flights_on(&self.memory).into_iter().map(|id| format!("transfer {id}")));
+        holders.extend(shared.leases_on(self.id).into_iter().map(|id| format!("lease {id}")));
+        holders
+    }
+
+    fn exports(&self) -> std::sync::MutexGuard<'_, HashSet<(PeerId, TransportKind)>> {
+        self.exports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for RegionInner {
+    fn drop(&mut self) {
+        if self.memory.origin().is_foreign() {
+            return;
+        }
+        // Memory itself lives on while a transfer or an export pins it.
+        if let Some(shared) = self.shared.upgrade() {
+            self.begin_close(&shared);
+            shared.forget_region(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Region").field("id", &self.0.id).field("len", &self.len()).finish()
+    }
+}
+
+/// Keeps foreign memory alive for `register_raw`; dropped on the janitor thread when nothing touches it any more.
+pub type KeepAlive = Box<dyn Any + Send>;

@@ -1,0 +1,316 @@
+//! A submitted plan, from `submit` to its one end.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ropeway_core::{BlockId, Error, ErrorKind, Op, Quiet, Result, Status, StatusKind, TransferId};
+use ropeway_transport::{Batch, Link, Memory, Refusal, State, TransportKind, Watcher};
+
+use crate::completion::Completion;
+use crate::grant::Grant;
+use crate::peer::PeerInner;
+use crate::quarantine::Withheld;
+use crate::shared::Shared;
+
+/// A transfer on its way. Its end comes exactly once: await it, or `wait`.
+///
+/// Dropping it detaches it: the transfer goes on, memory stays pinned, and its end is reported to
+/// [`Completions`](crate::Completions).
+#[must_use = "a dropped transfer goes on without anyone who waits for it; say `.detach()` if that is meant"]
+pub struct Transfer {
+    state: Arc<State>,
+    flight: Arc<Flight>,
+}
+
+/// How a transfer went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The transfer.
+    pub id: TransferId,
+    /// Bytes in place.
+    pub bytes: u64,
+    /// Merged runs that they were moved in.
+    pub runs: u64,
+    /// The way that they took.
+    pub transport: TransportKind,
+    /// From `submit` to the end.
+    pub elapsed: Duration,
+}
+
+impl Transfer {
+    pub(crate) fn new(state: Arc<State>, flight: Arc<Flight>) -> Self {
+        Self { state, flight }
+    }
+
+    /// The transfer's id, as completions and logs name it.
+    pub fn id(&self) -> TransferId {
+        self.state.id()
+    }
+
+    /// Whether it has ended.
+    pub fn is_done(&self) -> bool {
+        self.state.is_done()
+    }
+
+    /// Waits for the end, working on the transfer meanwhile. `timeout` bounds the caller only: after `None` the
+    /// transfer goes on, and `wait` may be called again. No timeout waits until the end, which `abandon_after` bounds.
+    ///
+    /// # Errors
+    /// Why it failed, which blocks are withheld, and what each side may still touch.
+    pub fn wait(&self, timeout: impl Into<Option<Duration>>) -> Option<Result<Report>> {
+        if let Err(forked) = self.flight.shared.origin.check("wait") {
+            return Some(Err(forked));
+        }
+        let until = timeout.into().map(|timeout| Instant::now() + timeout);
+        if !self.state.is_done() {
+            if self.flight.has_begun() {
+                self.flight.link.drive(&self.state, until);
+            }
+            self.state.park(until)?;
+        }
+        self.state.status().map(|status| self.flight.outcome(status))
+    }
+
+    /// A hint that nobody wants it any more. The end still comes exactly once, and may be success.
+    pub fn cancel(&self) {
+        self.flight.cancel();
+    }
+
+    /// Lets it go on alone; its end is reported to the completion queue.
+    pub fn detach(self) {}
+}
+
+impl Future for Transfer {
+    type Output = Result<Report>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Report>> {
+        self.state.poll(context).map(|status| self.flight.outcome(status))
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if !self.state.is_done() {
+            self.flight.detached.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer").field("id", &self.id()).field("done", &self.is_done()).finish()
+    }
+}
+
+/// What the engine knows of a transfer in flight.
+pub(crate) struct Flight {
+    pub(crate) id: TransferId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peer: Arc<PeerInner>,
+    pub(crate) link: Arc<dyn Link>,
+    /// Keeps the grant from being released before everything under it has ended.
+    pub(crate) grant: Grant,
+    pub(crate) op: Op,
+    pub(crate) bytes: u64,
+    pub(crate) runs: u64,
+    pub(crate) submitted: Instant,
+    pub(crate) abandon_at: Instant,
+    pub(crate) user_data: Option<u64>,
+    pub(crate) notify: Option<u32>,
+    pub(crate) local_blocks: Arc<[BlockId]>,
+    /// The batch, until its start event has fired.
+    waiting: Mutex<Option<Box<Batch>>>,
+    detached: AtomicBool,
+    ended: Mutex<Option<Instant>>,
+}
+
+/// What a flight is made from; see [`Flight`].
+pub(crate) struct FlightPlan {
+    pub(crate) id: TransferId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) peer: Arc<PeerInner>,
+    pub(crate) link: Arc<dyn Link>,
+    pub(crate) grant: Grant,
+    pub(crate) op: Op,
+    pub(crate) bytes: u64,
+    pub(crate) runs: u64,
+    pub(crate) abandon_after: Duration,
+    pub(crate) user_data: Option<u64>,
+    pub(crate) notify: Option<u32>,
+    pub(crate) local_blocks: Arc<[BlockId]>,
+}
+
+impl Flight {
+    pub(crate) fn new(plan: FlightPlan) -> Arc<Self> {
+        let submitted = Instant::now();
+        Arc::new(Self {
+            id: plan.id,
+            shared: plan.shared,
+            peer: plan.peer,
+            link: plan.link,
+            grant: plan.grant,
+            op: plan.op,
+            bytes: plan.bytes,
+            runs: plan.runs,
+            submitted,
+            abandon_at: submitted + plan.abandon_after,
+            user_data: plan.user_data,
+            notify: plan.notify,
+            local_blocks: plan.local_blocks,
+            waiting: Mutex::new(None),
+            detached: AtomicBool::new(false),
+            ended: Mutex::new(None),
+        })
+    }
+
+    /// Keeps the batch back until `begin`.
+    pub(crate) fn hold(&self, batch: Batch) {
+        *self.waiting() = Some(Box::new(batch));
+    }
+
+    /// Posts the batch that `hold` kept. A refusal at this point is the transfer's end.
+    pub(crate) fn begin(&self) {
+        let Some(batch) = self.waiting().take() else { return };
+        if let Err(rejected) = self.link.post(*batch) {
+            let kind = match rejected.why {
+                Refusal::StaleLease => StatusKind::StaleLease,
+                Refusal::Closed => StatusKind::LinkLost,
+                Refusal::Full { .. } => StatusKind::PeerFull,
+                _ => StatusKind::Closed,
+            };
+            // SAFETY: a rejected batch was not started, so nothing touches either side on its behalf.
+            unsafe { rejected.batch.done.finish(Status::quiet(kind)) };
+        }
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.waiting().is_none()
+    }
+
+    /// Ends a batch that waits for its event, or hints to the link.
+    pub(crate) fn cancel(&self) {
+        let waiting = self.waiting().take();
+        match waiting {
+            Some(batch) => {
+                let kind = if Instant::now() >= self.abandon_at {
+                    StatusKind::Abandoned
+                } else {
+                    StatusKind::Cancelled
+                };
+                // SAFETY: the batch was never posted, so nothing touches either side on its behalf.
+                unsafe { batch.done.finish(Status::quiet(kind)) };
+            }
+            None => self.link.cancel(self.id),
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Option<Box<Batch>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outcome(&self, status: Status) -> Result<Report> {
+        if !status.is_completed() {
+            return Err(self.error(status));
+        }
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Instant::now);
+        Ok(Report {
+            id: self.id,
+            bytes: self.bytes,
+            runs: self.runs,
+            transport: self.link.kind(),
+            elapsed: ended - self.submitted,
+        })
+    }
+
+    /// The boxed error, built only where a caller asks.
+    fn error(&self, status: Status) -> Error {
+        let (kind, why) = explain(status.kind);
+        let operation = match self.op {
+            Op::Read => "read",
+            Op::Write => "write",
+        };
+        let mut message = format!(
+            "transfer {} of {} bytes over {} with {}: {why} (at merged run {} of {})",
+            self.id,
+            self.bytes,
+            self.link.kind(),
+            self.peer.name(),
+            status.run,
+            self.runs
+        );
+        if status.local == Quiet::AfterClose {
+            message.push_str("; its local blocks are withheld until the link is closed");
+        }
+        let mut error = Error::new(kind, operation, message).with_quiet(status.local, status.remote);
+        if status.native != 0 {
+            error = error.with_native(status.native);
+        }
+        if status.local == Quiet::AfterClose {
+            error = error.with_quarantine(self.local_blocks.to_vec());
+        }
+        error
+    }
+}
+
+fn explain(kind: StatusKind) -> (ErrorKind, &'static str) {
+    match kind {
+        StatusKind::Cancelled => (ErrorKind::Cancelled, "cancelled"),
+        StatusKind::Abandoned => (ErrorKind::TimedOut, "given up after abandon_after"),
+        StatusKind::StaleLease => (
+            ErrorKind::StaleLease,
+            "the lease ended before the last byte was confirmed; recompute or fetch anew",
+        ),
+        StatusKind::Denied => {
+            (ErrorKind::Denied, "the peer refused: rights, bounds, or a block outside the lease")
+        }
+        StatusKind::PeerFull => {
+            (ErrorKind::Full, "the peer serves as much as its limits allow; try again later")
+        }
+        StatusKind::PeerGone => (ErrorKind::PeerGone, "the peer's process is dead"),
+        StatusKind::PeerUnmapped => (ErrorKind::PeerGone, "the peer's memory is not mapped"),
+        StatusKind::LinkLost => (ErrorKind::LinkLost, "the connection ended; connect again"),
+        StatusKind::Closed => (ErrorKind::Closed, "a region or the engine was closed"),
+        StatusKind::Protocol => (ErrorKind::Protocol, "the peer broke the protocol"),
+        StatusKind::Native => (ErrorKind::Resource, "the operating system refused"),
+        _ => (ErrorKind::Internal, "a worker failed; nothing is known of the last bytes"),
+    }
+}
+
+impl Watcher for Flight {
+    fn finished(&self, state: &State, status: Status, pins: Option<Arc<[Arc<Memory>]>>) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        // Without proof of quiet on the remote side, the grant's release waits for the link to close.
+        self.shared.end_use(&self.peer, self.grant.id(), status.remote == Quiet::Yes);
+        if let Some(pins) = pins {
+            let blocks = Arc::clone(&self.local_blocks);
+            self.peer.withhold(Withheld {
+                id: self.id,
+                over: self.link.kind(),
+                user_data: self.user_data,
+                blocks,
+                bytes: self.bytes,
+                pins,
+                since: Instant::now(),
+                told_fatal: false,
+            });
+        }
+        if let Some(sequence) = self.notify {
+            self.shared.notify(&self.peer, self.grant.id(), sequence, status.is_completed());
+        }
+        self.shared.flight_ended(self);
+        let completion =
+            Completion::Transfer { id: state.id(), user_data: self.user_data.unwrap_or(0), status };
+        if self.user_data.is_some() {
+            self.shared.completions.push_reserved(completion);
+        } else if self.detached.load(Ordering::Acquire) && !self.shared.completions.push(completion) {
+            tracing::warn!(transfer = self.id.0, ?status, "the end of a detached transfer found no room");
+        }
+        tracing::debug!(transfer = self.id.0, kind = ?status.kind, bytes = self.bytes, "transfer ended");
+    }
+}
