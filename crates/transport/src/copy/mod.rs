@@ -18,6 +18,8 @@ mod arch;
 mod arch;
 
 #[cfg(test)]
+mod litmus;
+#[cfg(test)]
 mod tests;
 
 /// A loop: to, from, length, and where the next piece will be read from.
@@ -69,38 +71,36 @@ pub struct Piece {
 /// may not exist except the caller's own.
 #[inline]
 pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize, routine: Routine) {
+    // SAFETY: the caller's contract.
+    unsafe { copy_then(to, from, len, from, routine) };
+}
+
+/// As [`copy`], and at its end prefetches `next`, where the following copy will read from: what a hardware prefetcher
+/// cannot know of scattered blocks. `next` is not accessed and may be any address.
+///
+/// # Safety
+/// As [`copy`].
+#[inline]
+pub unsafe fn copy_then(to: *mut u8, from: *const u8, len: usize, next: *const u8, routine: Routine) {
     match routine {
         // SAFETY: the caller's contract.
         Routine::Plain => unsafe { arch::plain(to, from, len) },
         // SAFETY: the caller's contract.
-        Routine::Streaming => unsafe { arch::streaming(to, from, len, from) },
+        Routine::Streaming => unsafe { arch::streaming(to, from, len, next) },
         Routine::Null => {}
     }
 }
 
-/// Copies a list of pieces, one after the other, and ends with [`store_fence`].
-///
-/// Faster than as many calls of [`copy`]: a streaming copy prefetches the next piece while it ends the one before.
+/// Copies a list of pieces by [`copy_then`], one after the other, and ends with [`store_fence`].
 ///
 /// # Safety
 /// As [`copy`], for each piece; and no piece is written where another one is read.
 pub unsafe fn copy_runs(pieces: &[Piece], routine: Routine) {
-    match routine {
-        Routine::Plain => {
-            for piece in pieces {
-                // SAFETY: the caller's contract.
-                unsafe { arch::plain(piece.to, piece.from, piece.len) };
-            }
-        }
-        Routine::Streaming => {
-            let nexts =
-                pieces.iter().skip(1).map(|piece| piece.from).chain(pieces.last().map(|piece| piece.from));
-            for (piece, next) in pieces.iter().zip(nexts) {
-                // SAFETY: the caller's contract.
-                unsafe { arch::streaming(piece.to, piece.from, piece.len, next) };
-            }
-        }
-        Routine::Null => {}
+    let mut pieces = pieces.iter().peekable();
+    while let Some(piece) = pieces.next() {
+        let next = pieces.peek().map_or(piece.from, |next| next.from);
+        // SAFETY: the caller's contract.
+        unsafe { copy_then(piece.to, piece.from, piece.len, next, routine) };
     }
     store_fence();
 }
