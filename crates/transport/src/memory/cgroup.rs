@@ -13,23 +13,8 @@ use ropeway_core::{Error, ErrorKind, Result};
 /// `Resource`, naming the file of the limit, its value and what is used.
 pub(super) fn admit(operation: &'static str, len: u64) -> Result<()> {
     // Pseudo files only: a few reads of at most some KiB.
-    let Some(tightest) = tightest(&|path| std::fs::read_to_string(path).ok()) else {
-        return Ok(());
-    };
-    if len <= tightest.room() {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Resource,
-        operation,
-        format!(
-            "{len} bytes do not fit: {} allows {}, {} are used, {} are left; ask for less or raise that limit",
-            tightest.file,
-            tightest.max,
-            tightest.used,
-            tightest.room()
-        ),
-    ))
+    tightest(&|path| std::fs::read_to_string(path).ok())
+        .map_or(Ok(()), |tightest| tightest.admit(operation, len))
 }
 
 /// A limit on memory and what is used of it, in bytes.
@@ -45,6 +30,23 @@ pub(super) struct Limit {
 impl Limit {
     pub(super) fn room(&self) -> u64 {
         self.max.saturating_sub(self.used)
+    }
+
+    pub(super) fn admit(&self, operation: &'static str, len: u64) -> Result<()> {
+        if len <= self.room() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Resource,
+            operation,
+            format!(
+                "{len} bytes do not fit: {} allows {}, {} are used, {} are left; ask for less or raise that limit",
+                self.file,
+                self.max,
+                self.used,
+                self.room()
+            ),
+        ))
     }
 }
 

@@ -50,6 +50,12 @@ pub(super) fn populate(base: NonNull<u8>, len: usize, how: Touch) -> Result<(), 
     }
 }
 
+/// As [`populate`] does where the kernel cannot.
+#[cfg(test)]
+pub(super) fn populate_by_touch(base: NonNull<u8>, len: usize, how: Touch) {
+    how.touch(base.as_ptr(), len);
+}
+
 struct Work {
     /// Atomic only to be shared between threads.
     base: AtomicPtr<u8>,
@@ -85,21 +91,23 @@ impl Work {
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 // Kernels before 5.14.
                 Err(Errno::INVAL) => {
-                    self.touch(start, len);
+                    self.how.touch(start, len);
                     return Ok(());
                 }
                 Err(error) => return Err(error),
             }
         }
     }
+}
 
-    fn touch(&self, start: *mut u8, len: usize) {
+impl Touch {
+    fn touch(self, start: *mut u8, len: usize) {
         for at in (0..len).step_by(PAGE) {
             let page = start.wrapping_add(at);
-            match self.how {
+            match self {
                 // SAFETY: within a live map of the caller that is writable.
-                Touch::Write => unsafe { copy::touch(page) },
-                Touch::Read => {
+                Self::Write => unsafe { copy::touch(page) },
+                Self::Read => {
                     let mut byte = 0;
                     // SAFETY: within a live map of the caller; `byte` is ours.
                     unsafe { copy::copy(&raw mut byte, page, 1, copy::Routine::Plain) };
