@@ -2,7 +2,7 @@
 //! bytes, and documents that name things which exist.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -231,4 +231,49 @@ fn nothing_names_a_machine_or_a_registry_host() {
         }
     }
     assert_none(&found, "paths of a machine and hosts of registries do not belong here");
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let text = read(&root().join("docs/TESTING.md"));
+    let mut offences = Vec::new();
+    let mut promise = None;
+    let mut named = [0_usize; 5];
+    for line in text.lines() {
+        if line.starts_with('#') {
+            promise = line.split_once("Promise ").and_then(|(_, rest)| rest.chars().next()?.to_digit(10));
+        }
+        for name in line.split('`').skip(1).step_by(2) {
+            let Some((path, test)) = name.split_once(".rs::") else { continue };
+            let path = PathBuf::from(format!("{path}.rs"));
+            let there = fs::read_to_string(root().join(&path))
+                .is_ok_and(|text| text.contains(&format!("fn {test}(")));
+            if !there {
+                offences.push(format!("docs/TESTING.md names `{name}`, which is not there"));
+            } else if let Some(promise @ 1..=5) = promise {
+                named[promise as usize - 1] += 1;
+            }
+        }
+    }
+    let bare = named.iter().enumerate().filter(|(_, tests)| **tests < 2);
+    offences.extend(
+        bare.map(|(at, _)| format!("docs/TESTING.md names fewer than 2 tests for promise {}", at + 1)),
+    );
+    assert_none(&offences, "promises without tests");
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut broken = Vec::new();
+    for file in files(&[".md"]) {
+        let folder = root().join(&file.path).parent().map(Path::to_path_buf).unwrap_or_default();
+        for link in file.text.split("](").skip(1) {
+            let target = link.split([')', '#', ' ']).next().unwrap_or_default();
+            let outside = target.is_empty() || target.contains("://");
+            if !outside && !folder.join(target).exists() {
+                broken.push(format!("{}: {target}", file.path));
+            }
+        }
+    }
+    assert_none(&broken, "links to files that are not there");
 }

@@ -42,7 +42,7 @@ fn doctests() -> Outcome {
 fn loom() -> Outcome {
     // Its own target folder: the cfg would rebuild everything else in the common one.
     let step =
-        Step::cargo("test --locked --release -p ropeway-transport --lib --target-dir target/loom loom")
+        Step::cargo("test --locked --release -p ropeway-transport --lib --target-dir target/loom -- loom models")
             .env("RUSTFLAGS", "--cfg loom")
             .env("LOOM_MAX_PREEMPTIONS", "3");
     some_tests(step.run())
