@@ -89,3 +89,8 @@ pub use ropeway_transport::{Calibration, TransportKind};
 pub use route::{Parts, Route, RouteOptions};
 pub use secret::{AuthMode, ClusterKey};
 pub use transfer::{Report, Transfer};
+
+/// The README's example is a test as well.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
