@@ -27,6 +27,7 @@ pub struct Builder {
     cluster: Option<ClusterKey>,
     insecure: bool,
     transports: Option<Vec<TransportKind>>,
+    calibration: Option<Calibration>,
 }
 
 impl Builder {
@@ -68,6 +69,12 @@ impl Builder {
         self
     }
 
+    /// Overrides what a few milliseconds of measurement at open would choose.
+    pub fn calibration(mut self, calibration: Calibration) -> Self {
+        self.calibration = Some(calibration);
+        self
+    }
+
     /// Opens the engine.
     ///
     /// # Errors
@@ -97,7 +104,7 @@ impl Builder {
         }
         let listener = self.listen.map(listen).transpose()?;
         let addresses = self.addresses(listener.as_ref())?;
-        let calibration = Calibration::of_this_machine();
+        let calibration = self.calibration.unwrap_or_else(Calibration::of_this_machine);
         let calibration = match self.limits.copy_threads() {
             0 => calibration,
             threads => calibration.with_threads(threads),

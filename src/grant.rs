@@ -10,7 +10,7 @@ use ropeway_core::wire::BlockSpans;
 use ropeway_core::wire::message::ClaimInfo;
 use ropeway_core::{CacheId, GrantId, Limits, Result, Rights};
 
-use crate::peer::PeerInner;
+use crate::peer::{Peer, PeerInner};
 use crate::shared::Shared;
 
 /// The right to read or write a set of a peer's blocks. Cheap to clone; renewed in the background, released to its owner
@@ -26,12 +26,19 @@ pub(crate) struct GrantInner {
     /// The same, checked against the owner's layout: made by the first plan.
     checked: OnceLock<BlockSet>,
     pub(crate) peer: Arc<PeerInner>,
+    /// Keeps the connection.
+    _handle: Option<Peer>,
     pub(crate) shared: Weak<Shared>,
     stale: AtomicBool,
 }
 
 impl Grant {
-    pub(crate) fn new(info: ClaimInfo, peer: &Arc<PeerInner>, shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        info: ClaimInfo,
+        peer: &Arc<PeerInner>,
+        handle: Option<Peer>,
+        shared: &Arc<Shared>,
+    ) -> Self {
         Self(Arc::new(GrantInner {
             id: info.grant,
             cache: info.cache,
@@ -39,6 +46,7 @@ impl Grant {
             blocks: info.blocks,
             checked: OnceLock::new(),
             peer: Arc::clone(peer),
+            _handle: handle,
             shared: Arc::downgrade(shared),
             stale: AtomicBool::new(false),
         }))

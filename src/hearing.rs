@@ -16,7 +16,7 @@ use crate::cache::Cache;
 use crate::control::Waiting;
 use crate::grant::Grant;
 use crate::linking::wire_kind;
-use crate::peer::PeerInner;
+use crate::peer::{Peer, PeerInner};
 use crate::pending::{Pending, pending};
 use crate::route::{Route, RouteInner, RouteOptions};
 use crate::shared::Shared;
@@ -124,8 +124,12 @@ impl Shared {
         result: Result<ropeway_core::wire::message::ClaimInfo, (Why, String)>,
     ) {
         let waiting = peer.session.take_waiting(request);
+        let handle = match &waiting {
+            Some(Waiting::Claim { peer, .. }) => Some(peer.clone()),
+            _ => None,
+        };
         let answered = match result {
-            Ok(info) => self.claimed(peer, info).ok_or_else(|| {
+            Ok(info) => self.claimed(peer, info, handle).ok_or_else(|| {
                 Error::new(
                     ErrorKind::Protocol,
                     "claim",
@@ -145,10 +149,11 @@ impl Shared {
 
     pub(crate) fn claim(
         self: &Arc<Self>,
-        peer: &Arc<PeerInner>,
+        handle: &Peer,
         token: &Token,
         timeout: Duration,
     ) -> Result<Pending<Grant>> {
+        let peer = &handle.0.inner;
         let grant = token.grant;
         if token.incarnation != peer.incarnation {
             let text = format!(
@@ -163,7 +168,7 @@ impl Shared {
             Error::new(kind, "claim", text)
         })?;
         let (answer, answered) = pending();
-        let waiting = Waiting::Claim { answer, until: Instant::now() + timeout };
+        let waiting = Waiting::Claim { answer, until: Instant::now() + timeout, peer: handle.clone() };
         let asked = peer.session.ask(self, peer, Command::Claim { token: *token }, waiting);
         if let Err(error) = asked {
             self.with_grants(|grants, _| grants.table.claim_failed(peer.id(), grant));
@@ -186,7 +191,7 @@ impl Shared {
 
     pub(crate) fn route(
         self: &Arc<Self>,
-        peer: &Arc<PeerInner>,
+        peer: &Peer,
         cache: &Cache,
         name: &str,
         options: RouteOptions,
@@ -195,7 +200,7 @@ impl Shared {
         let (answer, answered) = pending();
         let until = Instant::now() + timeout;
         let lookup = Command::Lookup { name: name.to_owned(), known: None };
-        let (shared, peer_of, cache) = (Arc::downgrade(self), Arc::clone(peer), cache.clone());
+        let (shared, peer_of, cache) = (Arc::downgrade(self), peer.clone(), cache.clone());
         let found = move |found: Result<CacheInfo>| {
             let Some(shared) = shared.upgrade() else { return };
             // Imports map and populate memory: not on the control thread.
@@ -205,13 +210,14 @@ impl Shared {
                 answer.give(made);
             });
         };
-        peer.session.ask(self, peer, lookup, Waiting::Lookup { answer: Box::new(found), until })?;
+        let inner = &peer.0.inner;
+        inner.session.ask(self, inner, lookup, Waiting::Lookup { answer: Box::new(found), until })?;
         Ok(answered)
     }
 
     fn make_route(
         &self,
-        peer: &Arc<PeerInner>,
+        peer: &Peer,
         cache: &Cache,
         info: &CacheInfo,
         options: &RouteOptions,
@@ -224,9 +230,10 @@ impl Shared {
         let names: Vec<&str> = options.parts.names();
         let parts = options.parts.as_core(&names);
         let map = RouteMap::new(cache.layout(), &remote, &options.slices, parts, &self.limits)?;
-        let link = self.choose_link(peer, map.remote_regions(), options.transport, until)?;
+        let link = self.choose_link(&peer.0.inner, map.remote_regions(), options.transport, until)?;
         Ok(Route(Arc::new(RouteInner {
-            peer: Arc::clone(peer),
+            peer: Arc::clone(&peer.0.inner),
+            _handle: peer.clone(),
             link,
             map,
             cache: Arc::clone(&cache.0),

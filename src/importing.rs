@@ -10,7 +10,7 @@ use ropeway_core::wire::message::ClaimInfo;
 use ropeway_core::{Error, ErrorKind, GrantId, Limits, Op, PeerId, Result, StatusKind};
 
 use crate::grant::{Grant, GrantInner};
-use crate::peer::PeerInner;
+use crate::peer::{Peer, PeerInner};
 use crate::shared::Shared;
 
 /// The grant table, and the handles that callers hold.
@@ -51,13 +51,18 @@ impl Shared {
     }
 
     /// The owner answered a claim with the lease.
-    pub(crate) fn claimed(self: &Arc<Self>, peer: &Arc<PeerInner>, info: ClaimInfo) -> Option<Grant> {
+    pub(crate) fn claimed(
+        self: &Arc<Self>,
+        peer: &Arc<PeerInner>,
+        info: ClaimInfo,
+        handle: Option<Peer>,
+    ) -> Option<Grant> {
         let id = info.grant;
         let known = self.with_grants(|grants, _| grants.table.claimed(peer.id(), info.clone()));
         if !known {
             return None;
         }
-        let grant = Grant::new(info, peer, self);
+        let grant = Grant::new(info, peer, handle, self);
         self.with_grants(|grants, _| {
             let handles = grants.handles.entry((peer.id(), id)).or_default();
             handles.retain(|handle| handle.strong_count() > 0);

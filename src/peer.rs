@@ -18,7 +18,7 @@ use crate::quarantine::{Quarantined, Withheld};
 use crate::route::{Route, RouteOptions};
 use crate::shared::Shared;
 
-/// A connected engine. Cheap to clone. Dropping the last handle closes the connection when this side made it.
+/// A connected engine. Cheap to clone. When this side made the connection, it ends with the last handle, grant and route.
 #[derive(Clone)]
 pub struct Peer(pub(crate) Arc<PeerHandle>);
 
@@ -99,7 +99,7 @@ impl Peer {
     /// The token is of another engine or incarnation, or the peer is lost; the pending answer fails with `StaleLease`
     /// or `Denied` when the lease is over or the token is not its own.
     pub fn claim(&self, token: &ropeway_core::wire::Token, timeout: Duration) -> Result<Pending<Grant>> {
-        self.shared("claim")?.claim(&self.0.inner, token, timeout)
+        self.shared("claim")?.claim(self, token, timeout)
     }
 
     /// Matches a local cache with the peer's cache `name`, whole parts on both sides, and imports its memory.
@@ -121,7 +121,7 @@ impl Peer {
         options: RouteOptions,
         timeout: Duration,
     ) -> Result<Pending<Route>> {
-        self.shared("route")?.route(&self.0.inner, cache, name, options, timeout)
+        self.shared("route")?.route(self, cache, name, options, timeout)
     }
 
     /// Waits until a transfer to this peer can be submitted, up to `timeout`; `false` when it passed first.

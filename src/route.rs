@@ -11,7 +11,7 @@ use ropeway_transport::{Link, TransportKind};
 
 use crate::cache::CacheInner;
 use crate::grant::Grant;
-use crate::peer::PeerInner;
+use crate::peer::{Peer, PeerInner};
 use crate::plan::Plan;
 
 /// Which parts a route has.
@@ -79,6 +79,8 @@ pub struct Route(pub(crate) Arc<RouteInner>);
 
 pub(crate) struct RouteInner {
     pub(crate) peer: Arc<PeerInner>,
+    /// Keeps the connection.
+    pub(crate) _handle: Peer,
     pub(crate) link: Arc<dyn Link>,
     pub(crate) map: RouteMap,
     pub(crate) cache: Arc<CacheInner>,

@@ -42,8 +42,16 @@ struct Inner {
 
 /// Who waits for the answer to a request.
 pub(crate) enum Waiting {
-    Claim { answer: Answer<Grant>, until: Instant },
-    Lookup { answer: Box<dyn FnOnce(Result<CacheInfo>) + Send>, until: Instant },
+    /// A claim; the handle keeps the connection for the grant to come.
+    Claim {
+        answer: Answer<Grant>,
+        until: Instant,
+        peer: Peer,
+    },
+    Lookup {
+        answer: Box<dyn FnOnce(Result<CacheInfo>) + Send>,
+        until: Instant,
+    },
 }
 
 /// Told when the peer waits for our link, or why it does not.
