@@ -126,7 +126,7 @@ impl Entered<'_> {
         // The chunk's loads come before the load of the word.
         fence(Ordering::Acquire);
         let word = self.view.grant(self.grant.slot).ok_or(Stale::Grant)?;
-        if word.load(Ordering::SeqCst) == expected(self.grant, self.op) { Ok(()) } else { Err(Stale::Grant) }
+        if word.load(Ordering::Relaxed) == expected(self.grant, self.op) { Ok(()) } else { Err(Stale::Grant) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two engines of tests, and what a batch needs.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -10,7 +10,7 @@ use ropeway_core::{
     StatusKind, TransferId,
 };
 
-use super::{OneSided, OneSidedConfig};
+use super::{OneSided, OneSidedConfig, pause};
 use crate::copy::Routine;
 use crate::{
     Batch, Calibration, Cma, Janitor, Link, LinkConfig, LinkKey, LinkSink, Loopback, Memory, Rejected, Role,
@@ -55,6 +55,10 @@ pub(crate) struct Sink {
 impl Sink {
     pub(crate) fn offer(&self, region: RegionId, memory: &Arc<Memory>) {
         self.regions.lock().unwrap().insert(region, Arc::clone(memory));
+    }
+
+    pub(crate) fn retract(&self, region: RegionId) {
+        self.regions.lock().unwrap().remove(&region);
     }
 
     pub(crate) fn told(&self) -> Vec<Told> {
@@ -315,6 +319,28 @@ impl Order {
         eventually("the watcher is told", || !ends.0.lock().unwrap().is_empty());
         assert_eq!(ends.0.lock().unwrap().len(), 1, "ended once");
         status
+    }
+}
+
+/// Holds the threads that move chunks under a grant at a point, until dropped. One at a time in this process.
+pub(crate) struct Held(#[expect(dead_code, reason = "held for its drop")] MutexGuard<'static, ()>);
+
+impl Held {
+    pub(crate) fn at(point: pause::Point, grant: GrantId) -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let one = ONE.lock().unwrap_or_else(|poison| poison.into_inner());
+        pause::hold(point, grant);
+        Self(one)
+    }
+
+    pub(crate) fn await_first(&self) {
+        eventually("a thread comes to the pause point", || pause::held() > 0);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        pause::release();
     }
 }
 
