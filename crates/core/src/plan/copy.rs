@@ -179,6 +179,15 @@ impl CopyPlan {
         lanes.iter().map(|lane| lane.grain)
     }
 
+    /// The bytes of each part.
+    #[cfg(test)]
+    pub(super) fn lane_bytes(&self) -> impl Iterator<Item = u64> {
+        let Body::Paged(paged) = &self.body else { unreachable!("asked of paged plans only") };
+        let blocks =
+            |lane: &super::expansion::Lane| u64::from(paged.groups()[usize::from(lane.group)].blocks);
+        paged.lanes().iter().map(move |lane| lane.block_bytes() * blocks(lane))
+    }
+
     fn blocks(&self, side: Target) -> impl Iterator<Item = (usize, BlockSpan)> {
         let (paged, raw) = match &self.body {
             Body::Paged(paged) => (Some(paged), None),

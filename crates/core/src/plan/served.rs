@@ -203,7 +203,7 @@ fn expand(
             ));
         }
         let mut joiner = Joiner::new(&mut spans);
-        joiner.own(group.spans.iter().copied(), ratio);
+        joiner.own(&group.spans, ratio);
         joined.push(joiner.finish());
     }
     let range = 0..lanes.len();

@@ -118,23 +118,10 @@ impl<'a> Joiner<'a> {
         }
     }
 
-    /// One side alone: spans of ids as they came, merged.
-    pub(super) fn own(&mut self, spans: impl IntoIterator<Item = BlockSpan>, ratio: u32) {
-        let mut open: Option<(u32, u32)> = None;
+    /// One side alone: spans of ids, which the other side has merged as far as this side allows.
+    pub(super) fn own(&mut self, spans: &[BlockSpan], ratio: u32) {
         for span in spans {
-            let (first, blocks) = (span.first.0 * ratio, span.count * ratio);
-            open = match open {
-                Some((begin, count)) if begin + count == first => Some((begin, count + blocks)),
-                last => {
-                    if let Some((begin, count)) = last {
-                        self.push(begin, 0, count);
-                    }
-                    Some((first, blocks))
-                }
-            };
-        }
-        if let Some((begin, count)) = open {
-            self.push(begin, 0, count);
+            self.push(span.first.0 * ratio, 0, span.count * ratio);
         }
     }
 }

@@ -135,6 +135,36 @@ fn a_request_over_the_limits_is_full() {
 }
 
 #[test]
+fn a_request_for_blocks_past_the_end_is_refused() {
+    // The digest does not tell how many blocks there are: a peer may know a longer cache of the same shape.
+    let region = RegionId { slot: 0, generation: 1 };
+    let of = |blocks| {
+        let spec = CacheLayout::builder("kv").group("g", 1).part("k", region, Strided::dense(0, 8, blocks));
+        spec.build(|_| Some(1_024), &Limits::default()).unwrap()
+    };
+    let route = RouteMap::new(&of(16), &of(16), &[], RouteParts::Exact, &Limits::default()).unwrap();
+    let plan = route.plan(Op::Read, &[&ids(&[0, 1])], &[&ids(&[14, 15])], &Scope::default()).unwrap();
+    let mut request = BytesMut::new();
+    plan.encode(&mut request);
+    let request = PlanRequest::decode(&request, &Limits::default()).unwrap();
+    let serve = |blocks| ServedRuns::new(&of(blocks), &request, Op::Read, 0, 16, &Limits::default());
+    assert!(serve(16).is_ok());
+    assert_eq!(serve(15).unwrap_err().kind(), ErrorKind::OutOfBounds);
+}
+
+#[test]
+fn bytes_after_a_request_are_refused() {
+    let layout = layout();
+    let route = RouteMap::new(&layout, &layout, &[], RouteParts::Exact, &Limits::default()).unwrap();
+    let plan = route.plan(Op::Read, &[&ids(&[1])], &[&ids(&[2])], &Scope::default()).unwrap();
+    let mut request = BytesMut::new();
+    plan.encode(&mut request);
+    assert!(PlanRequest::decode(&request, &Limits::default()).is_ok());
+    request.extend_from_slice(&[0]);
+    assert_eq!(PlanRequest::decode(&request, &Limits::default()).unwrap_err().kind(), ErrorKind::Protocol);
+}
+
+#[test]
 fn a_list_longer_than_its_request_is_refused_before_room_is_made() {
     // A length of 2^60 spans or parts in a few bytes: an attempt to allocate for it would abort.
     let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10];

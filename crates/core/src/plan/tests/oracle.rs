@@ -59,20 +59,26 @@ impl Case {
         let mut slices = Vec::new();
         let count = groups as u64 + choices.below(3);
         let shapes: Vec<Shape> = (0..count).map(|index| shape(choices, index, groups, &mut slices)).collect();
+        // The peer may count its groups and parts the other way round.
+        let flipped = choices.rarely(3);
+        let number = |group: usize| if flipped { groups - 1 - group } else { group };
         let side = |choices: &mut Choices<'_>, local: bool| {
             let ratios: Vec<u64> = ratios.iter().map(|pair| if local { pair.0 } else { pair.1 }).collect();
-            layout(choices, &shapes, &ratios, local)
+            layout(choices, &shapes, &ratios, local, flipped && !local)
         };
         let local = side(choices, true);
         let remote = side(choices, false);
         let op = if choices.below(2) == 0 { Op::Read } else { Op::Write };
         let (mut local_ids, mut remote_ids) = (Vec::new(), Vec::new());
         for (group, &(ours, theirs)) in ratios.iter().enumerate() {
-            let rounds = choices.below(6);
+            let rounds = choices.below(7);
             let (ours, theirs) = if ours == theirs { (1, 1) } else { (ours, theirs) };
             let extra = u64::from(choices.rarely(60));
             local_ids.push(draw_ids(choices, rounds * theirs + extra, local.ids(group)));
-            remote_ids.push(draw_ids(choices, rounds * ours, remote.ids(group)));
+            remote_ids.push(draw_ids(choices, rounds * ours, remote.ids(number(group))));
+        }
+        if flipped {
+            remote_ids.reverse();
         }
         let lanes = shapes.len() as u64;
         let parts = choices.rarely(4).then(|| {
@@ -185,7 +191,13 @@ fn shape(choices: &mut Choices<'_>, index: u64, groups: usize, slices: &mut Vec<
     Shape { name, group, local_bytes: bytes.0, remote_bytes: bytes.1 }
 }
 
-fn layout(choices: &mut Choices<'_>, shapes: &[Shape], ratios: &[u64], local: bool) -> CacheLayout {
+fn layout(
+    choices: &mut Choices<'_>,
+    shapes: &[Shape],
+    ratios: &[u64],
+    local: bool,
+    flipped: bool,
+) -> CacheLayout {
     let mut spec = CacheLayout::builder(if local { "ours" } else { "theirs" });
     for (group, ratio) in ratios.iter().enumerate() {
         spec = spec.group(format!("group {group}"), *ratio as u32);
@@ -193,8 +205,9 @@ fn layout(choices: &mut Choices<'_>, shapes: &[Shape], ratios: &[u64], local: bo
     let bytes = |shape: &Shape| if local { shape.local_bytes } else { shape.remote_bytes };
     let blocks: Vec<u64> =
         ratios.iter().map(|ratio| ratio * choices.within(1..9) + choices.below(2)).collect();
-    let way = choices.below(8);
+    let way = choices.below(10);
     let common = shapes.iter().map(bytes).sum::<u64>() + choices.below(3);
+    let narrow = shapes.iter().map(bytes).max().unwrap_or(1) + choices.below(2);
     let mut ends = [0, 0];
     let mut column = 0;
     for shape in shapes {
@@ -205,7 +218,7 @@ fn layout(choices: &mut Choices<'_>, shapes: &[Shape], ratios: &[u64], local: bo
             // One pool of wide blocks, parts side by side in each.
             0 | 1 => (column, common),
             // Anywhere: parts may lie across each other.
-            2 | 3 => (choices.below(40), if way == 2 { common } else { block_bytes + choices.below(4) }),
+            2 | 3 => (choices.below(40), if way == 2 { narrow } else { block_bytes + choices.below(4) }),
             // One after the other.
             _ if dense => (ends[region as usize], block_bytes),
             _ => (ends[region as usize] + choices.below(4), block_bytes + choices.below(4)),
@@ -220,6 +233,12 @@ fn layout(choices: &mut Choices<'_>, shapes: &[Shape], ratios: &[u64], local: bo
             region: RegionId { slot: region, generation: 1 },
             strided,
         });
+    }
+    if flipped {
+        spec.parts.reverse();
+        spec.groups.reverse();
+        let last = spec.groups.len() as u16 - 1;
+        spec.parts.iter_mut().for_each(|part| part.group = last - part.group);
     }
     spec.build(|_| Some(1 << 20), &Limits::default()).unwrap()
 }

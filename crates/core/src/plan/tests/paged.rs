@@ -117,6 +117,18 @@ fn merges(plan: &CopyPlan, lanes: &[Vec<(Place, Place)>], seen: &mut Seen) {
     seen.merged += u32::from(plan.total_runs() < plan.descriptors());
 }
 
+/// How many runs the target's bytes make by themselves, part by part.
+fn own_runs(remote: &[Place], plan: &CopyPlan) -> usize {
+    let after = |a: &Place, b: &Place| (a.0, a.1 + 1) == *b;
+    let mut left = remote;
+    let lanes = plan.lane_bytes().map(|bytes| {
+        let (lane, rest) = left.split_at(bytes as usize);
+        left = rest;
+        lane.chunk_by(after).count()
+    });
+    lanes.sum()
+}
+
 /// The target's half, made from the request alone, in windows, is the same bytes in the same order.
 fn serves(
     case: &Case,
@@ -162,6 +174,9 @@ fn serves(
         };
         let runs = all(&served);
         assert_eq!(flat(&runs), window);
+        if whole && case.slices.is_empty() {
+            assert_eq!(runs.len(), own_runs(&remote, plan), "merged by the target's side alone");
+        }
         assert_eq!((served.total_bytes(), served.total_runs()), (end - start, runs.len() as u64));
         assert_eq!(flat(&in_pieces(&served, Cursor::default(), choices)), window);
         let from = choices.below(window.len() as u64 + 1);

@@ -132,6 +132,24 @@ fn groups_that_share_memory_take_turns_in_it() {
     assert_eq!(plan(&[1, 2, 3], &[5, 3]).unwrap_err().kind(), ErrorKind::OutOfBounds);
 }
 
+#[test]
+fn parts_that_share_memory_some_blocks_apart_are_compared_that_far_apart() {
+    let spec = CacheLayout::builder("kv")
+        .group("full", 1)
+        .part("layers.0", REGION, Strided::dense(0, 64, 100))
+        .group("window", 1)
+        .part("layers.1", REGION, Strided::dense(3 * 64, 64, 100));
+    let layout = build(spec);
+    let route = RouteMap::new(&layout, &layout, &[], RouteParts::Exact, &Limits::default()).unwrap();
+    let plan = |full: u32, window: u32| {
+        let lists = [ids(&[full]), ids(&[window])];
+        let lists = [&lists[0][..], &lists[1][..]];
+        route.plan(Op::Write, &lists, &lists, &Scope::default())
+    };
+    assert_eq!(plan(5, 2).unwrap_err().kind(), ErrorKind::OutOfBounds);
+    assert!(plan(5, 5).is_ok());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
@@ -175,6 +193,21 @@ proptest! {
         let spans: Vec<_> = scaled.iter().map(|id| span(id.0, 1)).collect();
         prop_assert_eq!(once::repeated_span(&spans).is_none(), distinct);
     }
+}
+
+#[test]
+fn a_sparse_block_set_contains_whole_spans_only() {
+    let layout =
+        build(CacheLayout::builder("kv").group("g", 1).part("k", REGION, Strided::dense(0, 1, 9_000_000)));
+    let spans = vec![span(8_000_000, 10), span(5, 4)];
+    let set = BlockSet::from_spans(&layout, &[spans], &Limits::default()).unwrap();
+    assert_eq!(set.spans(0), [span(5, 4), span(8_000_000, 10)]);
+    for (first, count, inside) in
+        [(5, 4, true), (6, 3, true), (6, 4, false), (4, 2, false), (7_999_999, 1, false)]
+    {
+        assert_eq!(set.contains(0, span(first, count)), inside, "{first}, {count}");
+    }
+    assert_eq!(set.first_outside(0, [span(8_000_009, 1), span(8_000_009, 2)]), Some(span(8_000_009, 2)));
 }
 
 #[test]
