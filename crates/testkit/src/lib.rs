@@ -1,5 +1,6 @@
 //! What tests of several crates share. Used from tests only.
 
 mod absent;
+pub mod sim;
 
 pub use absent::cannot_run;
