@@ -1,6 +1,7 @@
 //! Telling a forked child from the process that made an object.
 //!
-//! A word in a `MADV_WIPEONFORK` page holds the process's epoch. The kernel zeroes the page in a child; the first who
+//! A word in a `MADV_WIPEONFORK` page holds the process's epoch. The kernel zeroes the page in a child, by whatever call
+//! it was made (and a `pthread_atfork` handler does, where the kernel does not know the advice); the first who
 //! looks there draws the next epoch from a counter that the child has inherited. An object that remembers the epoch of
 //! its making knows whether it is in another process, while objects made in the child itself work.
 
@@ -76,6 +77,15 @@ fn epoch() -> u64 {
     }
 }
 
+/// In a child of `fork()`: what the kernel has done already, unless it is older than 4.14, or emulated.
+unsafe extern "C" fn forget_epoch() {
+    let page = PAGE.load(Ordering::Acquire);
+    // SAFETY: set once to a live page that is never unmapped.
+    if let Some(word) = unsafe { page.as_ref() } {
+        word.store(0, Ordering::Relaxed);
+    }
+}
+
 fn epoch_page() -> Result<()> {
     if !PAGE.load(Ordering::Acquire).is_null() {
         return Ok(());
@@ -83,15 +93,16 @@ fn epoch_page() -> Result<()> {
     let map =
         MmapMut::map_anon(4096).map_err(|error| Error::os("fork word", "cannot map one page", error))?;
     let map = MmapRaw::from(map);
-    // Refused only by kernels before 4.14; then a child is not told apart, as docs/SAFETY.md says.
     // SAFETY: our own page, of which no reference exists yet; the advice changes no byte in this process.
     if let Err(error) = unsafe { madvise(map.as_mut_ptr().cast(), map.len(), Advice::LinuxWipeOnFork) } {
-        tracing::warn!(%error, "MADV_WIPEONFORK was refused: forked children will not be recognised");
+        tracing::debug!(%error, "MADV_WIPEONFORK was refused; only the handler tells forked children");
     }
     let page: *mut AtomicU64 = map.as_mut_ptr().cast();
     if PAGE.compare_exchange(std::ptr::null_mut(), page, Ordering::AcqRel, Ordering::Acquire).is_ok() {
         std::mem::forget(map);
         FIRST.store(epoch(), Ordering::Relaxed);
+        // SAFETY: the handler is async-signal-safe: two atomic accesses.
+        unsafe { libc::pthread_atfork(None, None, Some(forget_epoch)) };
     }
     Ok(())
 }
