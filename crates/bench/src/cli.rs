@@ -92,7 +92,8 @@ impl Transport {
 }
 
 /// Who moves: the consumer reads the producer's blocks, or writes to them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Op {
     /// The initiator reads the peer's blocks.
     Read = 0,
@@ -115,7 +116,7 @@ pub(crate) struct Engine {
     /// Which transport; auto takes what the engine's probes choose.
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     pub(crate) transport: Transport,
-    /// Threads that copy besides the waiting one (0: as the engine's calibration chooses).
+    /// Threads that copy, the waiting one included (0: as the engine's calibration chooses).
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) copy_threads: u32,
     /// Data connections of a tcp peer.

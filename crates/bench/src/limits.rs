@@ -88,27 +88,13 @@ impl Machine {
         let blocks = if options.quick {
             vec![4 << 10, 128 << 10]
         } else {
-            vec![
-                4 << 10,
-                16 << 10,
-                64 << 10,
-                128 << 10,
-                256 << 10,
-                1 << 20,
-                4 << 20,
-            ]
+            vec![4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20, 4 << 20]
         };
         let machine = Self {
             blocks,
             rounds: if options.quick { 3 } else { 9 },
-            private: [
-                Pool::private(COLD_POOL as usize)?,
-                Pool::private(COLD_POOL as usize)?,
-            ],
-            shared: [
-                Pool::shared(COLD_POOL as usize)?,
-                Pool::shared(COLD_POOL as usize)?,
-            ],
+            private: [Pool::private(COLD_POOL as usize)?, Pool::private(COLD_POOL as usize)?],
+            shared: [Pool::shared(COLD_POOL as usize)?, Pool::shared(COLD_POOL as usize)?],
         };
         for pool in machine.private.iter().chain(&machine.shared) {
             crate::pattern::fill(pool, 1);
@@ -221,10 +207,7 @@ impl Machine {
     /// One round to warm up, then those that count: wall and CPU seconds.
     fn measure(&self, mut go: impl FnMut() -> io::Result<()>) -> io::Result<Taken> {
         go()?;
-        let mut taken = Taken {
-            seconds: Vec::new(),
-            cpu: 0.0,
-        };
+        let mut taken = Taken { seconds: Vec::new(), cpu: 0.0 };
         let cpu = usage::cpu_seconds(None)?;
         for _ in 0..self.rounds {
             let start = Instant::now();
@@ -268,15 +251,10 @@ impl RoundTrip {
     fn of(how: &'static str, ns: &[u64]) -> Self {
         let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
         for &ns in ns {
-            histogram.saturating_record(ns);
+            histogram.record(ns).expect("the histogram grows as needed");
         }
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Self {
-            limit: "round trip",
-            how,
-            p50_us: at(0.5),
-            p99_us: at(0.99),
-        }
+        Self { limit: "round trip", how, p50_us: at(0.5), p99_us: at(0.99) }
     }
 }
 
@@ -285,10 +263,26 @@ fn list(block: u64, size: u64) -> Vec<Desc> {
     workload::scattered(block, (size / block) as usize, size, &mut Draw::new(1))
 }
 
+/// What the engine makes of this machine.
+#[derive(Serialize)]
+struct Chosen {
+    limit: &'static str,
+    threads: u32,
+    cold_from_bytes: u64,
+    words: String,
+}
+
 fn print(options: &Limits, speeds: &[Speed], trips: &[RoundTrip]) -> io::Result<()> {
+    let calibration = ropeway::Calibration::of_this_machine();
     if options.json {
         speeds.iter().try_for_each(output::json_line)?;
-        return trips.iter().try_for_each(output::json_line);
+        trips.iter().try_for_each(output::json_line)?;
+        return output::json_line(&Chosen {
+            limit: "calibration",
+            threads: calibration.threads(),
+            cold_from_bytes: calibration.cold_from(),
+            words: calibration.to_string(),
+        });
     }
     let rows: Vec<Vec<String>> = speeds
         .iter()
@@ -306,26 +300,13 @@ fn print(options: &Limits, speeds: &[Speed], trips: &[RoundTrip]) -> io::Result<
         .collect();
     output::table(
         "Moving scattered blocks, C reference (GB = 10^9 bytes; hot: 2 MiB pools, cold: 256 MiB pools)",
-        &[
-            "how",
-            "memory",
-            "block",
-            "threads",
-            "GB/s best",
-            "GB/s median",
-            "GB per CPU s",
-        ],
+        &["how", "memory", "block", "threads", "GB/s best", "GB/s median", "GB per CPU s"],
         &rows,
     )?;
     let rows: Vec<Vec<String>> = trips
         .iter()
-        .map(|trip| {
-            vec![
-                trip.how.to_owned(),
-                format!("{:.2}", trip.p50_us),
-                format!("{:.2}", trip.p99_us),
-            ]
-        })
+        .map(|trip| vec![trip.how.to_owned(), format!("{:.2}", trip.p50_us), format!("{:.2}", trip.p99_us)])
         .collect();
-    output::table("Round trips of 8 bytes", &["how", "p50 µs", "p99 µs"], &rows)
+    output::table("Round trips of 8 bytes", &["how", "p50 µs", "p99 µs"], &rows)?;
+    output::line(format_args!("\nThe engine's calibration chose: {calibration}"))
 }

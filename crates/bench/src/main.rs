@@ -1,28 +1,39 @@
 //! Moves the KV cache of real prompts between processes, checks every byte, and prints how fast and how near the
 //! machine's limit it was.
-#![expect(
-    dead_code,
-    reason = "the commands that move bytes through the engine come with the engine"
-)]
+#![expect(dead_code, reason = "the commands that move bytes through the engine come with the engine")]
 
 mod cli;
+mod control;
+mod duel;
+mod engine;
+mod far;
 mod limits;
 mod model;
 mod output;
 mod pattern;
+mod pd;
 mod pool;
+mod producer;
 mod reference;
 mod replay;
+mod run;
+mod serve;
 mod stats;
+mod targets;
 mod usage;
+mod work;
 mod workload;
 
-use std::io;
+use std::io::{self, BufReader};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{Auth, Cli, Command};
+
+/// Why a command ends with a failure, in words.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
@@ -30,14 +41,34 @@ fn main() -> ExitCode {
         .with_writer(io::stderr)
         .init();
     let result = match Cli::parse().command {
-        Command::Limits(options) => limits::run(&options).map_err(|error| error.to_string()),
-        other => Err(format!("{other:?} needs the engine")),
+        Command::Pd(options) => pd::run(&options),
+        Command::Serve(options) => serve::run(&options),
+        Command::Replay(options) => replay::run(&options),
+        Command::Limits(options) => limits::run(&options).map_err(Failure::from),
+        Command::Run(options) => run::run(&options),
+        Command::Targets(options) => targets::run(&options),
+        Command::Producer(options) => produce(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            output::complain(&message);
+        Err(failure) => {
+            output::complain(failure);
             ExitCode::FAILURE
         }
     }
+}
+
+/// The other end of `Far::spawn`.
+fn produce(options: &cli::Producer) -> Result<(), Failure> {
+    // The parent may have died before the kernel was told to end us with it.
+    if std::os::unix::process::parent_id() as i32 != options.parent {
+        return Err("the process that started this one is gone".into());
+    }
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let engine = engine::open(&options.engine, Some(listen), &Auth::default())?;
+    let mut producer = producer::Producer::new(engine.clone());
+    producer.converse(BufReader::new(io::stdin()), io::stdout())?;
+    drop(producer);
+    engine.close(std::time::Duration::from_secs(5))?;
+    Ok(())
 }

@@ -55,45 +55,17 @@ static PLAIN: &[Shape] = shapes! {
 
 /// A sliding window in every layer, and a compressed cache of one of two kinds in most; rows of 584 bytes in fp8.
 static COMPRESSED: [Shape; 2] = [
-    Shape {
-        name: "DeepSeek-V4-Pro",
-        layers: 61,
-        planes: &compressed(61, 31, 30),
-    },
-    Shape {
-        name: "DeepSeek-V4-Flash",
-        layers: 43,
-        planes: &compressed(43, 20, 21),
-    },
+    Shape { name: "DeepSeek-V4-Pro", layers: 61, planes: &compressed(61, 31, 30) },
+    Shape { name: "DeepSeek-V4-Flash", layers: 43, planes: &compressed(43, 20, 21) },
 ];
 
 const fn compressed(layers: u32, heavily: u32, sparsely: u32) -> [Plane; 4] {
     const ROW: u64 = 584;
     [
-        Plane {
-            name: "swa",
-            block_bytes: ROW * 128,
-            layers,
-            max_blocks: Some(1),
-        },
-        Plane {
-            name: "hca_compressed",
-            block_bytes: ROW,
-            layers: heavily,
-            max_blocks: None,
-        },
-        Plane {
-            name: "csa_compressed",
-            block_bytes: ROW * 32,
-            layers: sparsely,
-            max_blocks: None,
-        },
-        Plane {
-            name: "csa_indexer",
-            block_bytes: 132 * 32,
-            layers: sparsely,
-            max_blocks: None,
-        },
+        Plane { name: "swa", block_bytes: ROW * 128, layers, max_blocks: Some(1) },
+        Plane { name: "hca_compressed", block_bytes: ROW, layers: heavily, max_blocks: None },
+        Plane { name: "csa_compressed", block_bytes: ROW * 32, layers: sparsely, max_blocks: None },
+        Plane { name: "csa_indexer", block_bytes: 132 * 32, layers: sparsely, max_blocks: None },
     ]
 }
 
@@ -104,12 +76,10 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Shape> {
 
 /// The shape of a model by its name, in any case.
 pub(crate) fn find(name: &str) -> Result<&'static Shape, String> {
-    all()
-        .find(|shape| shape.name.eq_ignore_ascii_case(name))
-        .ok_or_else(|| {
-            let names: Vec<&str> = all().map(|shape| shape.name).collect();
-            format!("no shape for model {name}; there are {}", names.join(", "))
-        })
+    all().find(|shape| shape.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
+        let names: Vec<&str> = all().map(|shape| shape.name).collect();
+        format!("no shape for model {name}; there are {}", names.join(", "))
+    })
 }
 
 impl Shape {

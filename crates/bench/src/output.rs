@@ -28,9 +28,7 @@ pub(crate) fn complain(text: impl Display) {
 /// A table with a title; all but the first column are numbers, aligned right.
 pub(crate) fn table(title: &str, header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().copied());
     table.add_rows(rows.iter().cloned());
     for column in table.column_iter_mut().skip(1) {
@@ -42,13 +40,8 @@ pub(crate) fn table(title: &str, header: &[&str], rows: &[Vec<String>]) -> io::R
 /// A table of names and values.
 pub(crate) fn facts(title: &str, rows: &[(&str, String)]) -> io::Result<()> {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    table.add_rows(
-        rows.iter()
-            .map(|(name, value)| [(*name).to_owned(), value.clone()]),
-    );
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+    table.add_rows(rows.iter().map(|(name, value)| [(*name).to_owned(), value.clone()]));
     line(format_args!("\n{title}\n{table}"))
 }
 

@@ -30,15 +30,8 @@ pub(crate) struct Wrong {
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, expected, found } = self;
-        write!(
-            f,
-            "byte {at} of the destination is {found:#04x}, it must be {expected:#04x}"
-        )?;
-        if *found == POISON as u8 {
-            f.write_str(" (it was not written)")
-        } else {
-            Ok(())
-        }
+        write!(f, "byte {at} of the destination is {found:#04x}, it must be {expected:#04x}")?;
+        if *found == POISON as u8 { f.write_str(" (it was not written)") } else { Ok(()) }
     }
 }
 
@@ -88,13 +81,7 @@ fn untouched(pool: &Pool, from: u64, to: u64) -> Result<(), Wrong> {
 fn written(pool: &Pool, seed: u64, to: u64, from: u64, len: u64) -> Result<(), Wrong> {
     let source = |at: u64| at - to + from;
     if (from ^ to).is_multiple_of(8) {
-        compare(
-            pool,
-            to,
-            to + len,
-            |index| word(seed, source(index * 8) / 8),
-            |at| byte(seed, source(at)),
-        )
+        compare(pool, to, to + len, |index| word(seed, source(index * 8) / 8), |at| byte(seed, source(at)))
     } else {
         let two = |index: u64| {
             let at = source(index * 8);
@@ -113,15 +100,9 @@ fn compare(
     word: impl Fn(u64) -> u64,
     byte: impl Fn(u64) -> u8,
 ) -> Result<(), Wrong> {
-    let wrong = |at: u64| Wrong {
-        at,
-        expected: byte(at),
-        found: pool.byte(at as usize),
-    };
-    let (first, last) = (
-        from.next_multiple_of(8).min(to),
-        (to / 8 * 8).max(from.next_multiple_of(8).min(to)),
-    );
+    let wrong = |at: u64| Wrong { at, expected: byte(at), found: pool.byte(at as usize) };
+    let (first, last) =
+        (from.next_multiple_of(8).min(to), (to / 8 * 8).max(from.next_multiple_of(8).min(to)));
     let ends = (from..first).chain(last..to);
     if let Some(at) = ends.into_iter().find(|&at| pool.byte(at as usize) != byte(at)) {
         return Err(wrong(at));
@@ -134,11 +115,7 @@ fn compare(
         None => Ok(()),
         Some(i) => {
             let at = first + i as u64 * 8;
-            Err(wrong(
-                (at..at + 8)
-                    .find(|&at| pool.byte(at as usize) != byte(at))
-                    .unwrap_or(at),
-            ))
+            Err(wrong((at..at + 8).find(|&at| pool.byte(at as usize) != byte(at)).unwrap_or(at)))
         }
     }
 }
@@ -157,11 +134,7 @@ mod tests {
             let mut at = 0;
             let mut list = Vec::new();
             for (gap, len, remote) in cuts {
-                list.push(Desc {
-                    local: at + gap,
-                    remote,
-                    len,
-                });
+                list.push(Desc { local: at + gap, remote, len });
                 at += gap + len;
             }
             list.retain(|d| d.local + d.len <= BYTES as u64);
@@ -192,34 +165,10 @@ mod tests {
         let (local, remote) = (Pool::private(BYTES).unwrap(), Pool::private(BYTES).unwrap());
         fill(&remote, 1);
         poison(&local);
-        let right = [
-            Desc {
-                local: 0,
-                remote: 0,
-                len: 4096,
-            },
-            Desc {
-                local: 4096,
-                remote: 4096,
-                len: 4096,
-            },
-        ];
-        let swapped = [
-            Desc {
-                local: 0,
-                remote: 4096,
-                len: 4096,
-            },
-            Desc {
-                local: 4096,
-                remote: 0,
-                len: 4096,
-            },
-        ];
-        Crew::open(1)
-            .unwrap()
-            .copy(Op::Read, Routine::Plain, &local, &remote, &swapped)
-            .unwrap();
+        let right = [Desc { local: 0, remote: 0, len: 4096 }, Desc { local: 4096, remote: 4096, len: 4096 }];
+        let swapped =
+            [Desc { local: 0, remote: 4096, len: 4096 }, Desc { local: 4096, remote: 0, len: 4096 }];
+        Crew::open(1).unwrap().copy(Op::Read, Routine::Plain, &local, &remote, &swapped).unwrap();
         assert_eq!(verify(&local, 1, &right, Side::Local).unwrap_err().at, 0);
     }
 }

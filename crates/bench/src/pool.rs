@@ -24,13 +24,10 @@ impl Pool {
     /// Anonymous memory, in huge pages where the system gives them.
     pub(crate) fn private(len: usize) -> io::Result<Self> {
         let base = map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
-        let pool = Self {
-            base,
-            len,
-            file: None,
-        };
+        let pool = Self { base, len, file: None };
         // SAFETY: the range was mapped just now. A refusal costs speed only.
         unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        pool.populate();
         Ok(pool)
     }
 
@@ -38,10 +35,7 @@ impl Pool {
     pub(crate) fn shared(len: usize) -> io::Result<Self> {
         // SAFETY: the name is a C string; the call takes no other pointer.
         let file = unsafe {
-            libc::memfd_create(
-                c"ropeway-bench".as_ptr(),
-                libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
-            )
+            libc::memfd_create(c"ropeway-bench".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
         };
         if file < 0 {
             return Err(io::Error::last_os_error());
@@ -50,17 +44,15 @@ impl Pool {
         let file = unsafe { OwnedFd::from_raw_fd(file) };
         let file = File::from(file);
         file.set_len(len as u64)?;
-        Self::adopt(file.into(), len)
+        let pool = Self::adopt(file.into(), len)?;
+        pool.populate();
+        Ok(pool)
     }
 
     /// Maps a memfd of another process.
     pub(crate) fn adopt(file: OwnedFd, len: usize) -> io::Result<Self> {
         let base = map(len, libc::MAP_SHARED, file.as_raw_fd())?;
-        Ok(Self {
-            base,
-            len,
-            file: Some(file),
-        })
+        Ok(Self { base, len, file: Some(file) })
     }
 
     /// The memfd, for the engine or another process.
@@ -74,6 +66,20 @@ impl Pool {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Maps every page now, many at a time: one by one, at first touch, takes several times as long. Where the kernel
+    /// cannot, first touch does it.
+    fn populate(&self) {
+        // SAFETY: the range is mapped and this pool's own; populating changes no contents.
+        unsafe { libc::madvise(self.base().cast(), self.len, libc::MADV_POPULATE_WRITE) };
+    }
+
+    /// Reads a word of every page, so that each is mapped before something is timed.
+    pub(crate) fn touch(&self) {
+        for page in (0..self.len).step_by(4096) {
+            std::hint::black_box(self.word(page));
+        }
     }
 
     /// Writes words from byte `at` on, which must be a multiple of 8.
@@ -92,20 +98,14 @@ impl Pool {
 
     /// The word at byte `at`, which must be a multiple of 8.
     pub(crate) fn word(&self, at: usize) -> u64 {
-        assert!(
-            at.is_multiple_of(8) && at + 8 <= self.len,
-            "the word at {at} passes the end"
-        );
+        assert!(at.is_multiple_of(8) && at + 8 <= self.len, "the word at {at} passes the end");
         // SAFETY: bounds and alignment were checked; the base is page aligned.
         unsafe { self.base().wrapping_add(at).cast::<u64>().read() }
     }
 
     /// The first byte of `at..at + len` that is not what `expected` says for its word index, counted from `first_word`.
     pub(crate) fn mismatch(&self, at: usize, words: usize, expected: impl Fn(usize) -> u64) -> Option<usize> {
-        assert!(
-            at.is_multiple_of(8) && at + words * 8 <= self.len,
-            "{words} words at {at} pass the end"
-        );
+        assert!(at.is_multiple_of(8) && at + words * 8 <= self.len, "{words} words at {at} pass the end");
         let start = self.base().wrapping_add(at).cast::<u64>();
         const STEP: usize = 512;
         let mut first = 0;
@@ -140,16 +140,8 @@ impl Drop for Pool {
 
 fn map(len: usize, flags: i32, file: RawFd) -> io::Result<NonNull<u8>> {
     // SAFETY: a new mapping at an address of the kernel's choice; nothing that exists is touched.
-    let base = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            len,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            file,
-            0,
-        )
-    };
+    let base =
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, file, 0) };
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }

@@ -16,11 +16,7 @@ impl Quartiles {
         let mut sorted: Vec<f64> = sample.into_iter().collect();
         assert!(!sorted.is_empty(), "an empty sample has no median");
         sorted.sort_unstable_by(f64::total_cmp);
-        Self {
-            low: at(&sorted, 0.25),
-            median: at(&sorted, 0.5),
-            high: at(&sorted, 0.75),
-        }
+        Self { low: at(&sorted, 0.25), median: at(&sorted, 0.5), high: at(&sorted, 0.75) }
     }
 }
 
@@ -93,32 +89,14 @@ mod tests {
 
     #[test]
     fn quartiles_of_known_samples() {
-        assert_eq!(
-            Quartiles::of([3.0, 1.0, 2.0]),
-            Quartiles {
-                low: 1.5,
-                median: 2.0,
-                high: 2.5
-            }
-        );
-        assert_eq!(
-            Quartiles::of([4.0]),
-            Quartiles {
-                low: 4.0,
-                median: 4.0,
-                high: 4.0
-            }
-        );
+        assert_eq!(Quartiles::of([3.0, 1.0, 2.0]), Quartiles { low: 1.5, median: 2.0, high: 2.5 });
+        assert_eq!(Quartiles::of([4.0]), Quartiles { low: 4.0, median: 4.0, high: 4.0 });
         assert_eq!(Quartiles::of([1.0, 2.0, 3.0, 4.0]).median, 2.5);
     }
 
     #[test]
     fn a_ratio_is_taken_pair_by_pair() {
-        let rep = |seconds| Rep {
-            seconds,
-            cpu_initiator: seconds,
-            cpu_target: 0.0,
-        };
+        let rep = |seconds| Rep { seconds, cpu_initiator: seconds, cpu_target: 0.0 };
         // The machine was ten times slower in the second round: for both.
         let pairs = Pairs {
             engine: vec![rep(1.0), rep(10.0), rep(2.0)],

@@ -13,10 +13,7 @@ pub(crate) fn cpu_seconds(pid: Option<i32>) -> io::Result<f64> {
             return Err(io::Error::from_raw_os_error(error));
         }
     }
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call writes one timespec.
     if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
         return Err(io::Error::last_os_error());

@@ -61,10 +61,7 @@ pub(crate) fn block_ids(count: u32, fragmentation: f64, draw: &mut Draw) -> Vec<
 /// Equal blocks of `bytes` scattered over pools of `pool` bytes, in an order of its own on each side.
 pub(crate) fn scattered(bytes: u64, count: usize, pool: u64, draw: &mut Draw) -> Vec<Desc> {
     let slots = (pool / bytes) as usize;
-    assert!(
-        count <= slots,
-        "{count} blocks of {bytes} bytes do not fit into {pool}"
-    );
+    assert!(count <= slots, "{count} blocks of {bytes} bytes do not fit into {pool}");
     let side = |draw: &mut Draw| {
         let mut all: Vec<u64> = (0..slots as u64).collect();
         draw.shuffle(&mut all);
@@ -75,11 +72,7 @@ pub(crate) fn scattered(bytes: u64, count: usize, pool: u64, draw: &mut Draw) ->
     local
         .into_iter()
         .zip(remote)
-        .map(|(local, remote)| Desc {
-            local: local * bytes,
-            remote: remote * bytes,
-            len: bytes,
-        })
+        .map(|(local, remote)| Desc { local: local * bytes, remote: remote * bytes, len: bytes })
         .collect()
 }
 
@@ -122,11 +115,7 @@ fn parse_triples(data: &[u8], pool: u64) -> Result<Vec<Desc>, String> {
     };
     let mut list = Vec::with_capacity(data.len() / 24);
     for (i, triple) in data.chunks_exact(24).enumerate() {
-        let desc = Desc {
-            local: word(triple, 0),
-            remote: word(triple, 1),
-            len: word(triple, 2),
-        };
+        let desc = Desc { local: word(triple, 0), remote: word(triple, 1), len: word(triple, 2) };
         for (side, at) in [("local", desc.local), ("remote", desc.remote)] {
             if at.checked_add(desc.len).is_none_or(|end| end > pool) {
                 return Err(format!(

@@ -195,11 +195,7 @@ pub(crate) fn wake(how: Wake, rounds: usize) -> io::Result<Vec<u64>> {
 }
 
 fn outcome(error: i32) -> io::Result<()> {
-    if error == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(error))
-    }
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
 /// The C side trusts its lists; this is where they are checked.
@@ -221,11 +217,8 @@ mod tests {
 
     fn pools() -> (Pool, Pool, Vec<Desc>) {
         let (local, remote) = (Pool::private(1 << 20).unwrap(), Pool::private(1 << 20).unwrap());
-        let list = (0..60).map(|i| Desc {
-            local: (59 - i) * 16_384 + 3,
-            remote: i * 16_000 + 5,
-            len: 12_345,
-        });
+        let list =
+            (0..60).map(|i| Desc { local: (59 - i) * 16_384 + 3, remote: i * 16_000 + 5, len: 12_345 });
         (local, remote, list.collect())
     }
 
@@ -242,10 +235,7 @@ mod tests {
         for routine in Routine::ALL {
             for threads in [1, 3] {
                 moves_what_the_list_says(|local, remote, list| {
-                    Crew::open(threads)
-                        .unwrap()
-                        .copy(Op::Read, routine, local, remote, list)
-                        .unwrap();
+                    Crew::open(threads).unwrap().copy(Op::Read, routine, local, remote, list).unwrap();
                 });
             }
         }
@@ -255,10 +245,7 @@ mod tests {
     fn kernel_copies_move_every_byte_and_no_other() {
         moves_what_the_list_says(|local, remote, list| {
             let pid = std::process::id() as i32;
-            Crew::open(2)
-                .unwrap()
-                .cma(Op::Read, pid, local, remote.base() as u64, list)
-                .unwrap();
+            Crew::open(2).unwrap().cma(Op::Read, pid, local, remote.base() as u64, list).unwrap();
         });
     }
 
@@ -276,10 +263,7 @@ mod tests {
                         ours
                     })
                     .collect();
-                Crew::open(2)
-                    .unwrap()
-                    .stream(Op::Read, &sockets, local, list)
-                    .unwrap();
+                Crew::open(2).unwrap().stream(Op::Read, &sockets, local, list).unwrap();
                 drop(sockets);
             });
         });

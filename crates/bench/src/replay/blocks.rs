@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 /// What a request wants: a hash id and how many cache blocks its tokens fill.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Want {
     pub(crate) hash: u64,
     pub(crate) blocks: u32,
@@ -96,10 +98,7 @@ impl BlockPool {
     pub(crate) fn release(&mut self, wants: &[Want]) {
         for want in wants.iter().rev() {
             self.clock += 1;
-            let entry = self
-                .entries
-                .get_mut(&want.hash)
-                .expect("a held entry is in the table");
+            let entry = self.entries.get_mut(&want.hash).expect("a held entry is in the table");
             entry.users -= 1;
             entry.used_at = self.clock;
             if entry.users == 0 {
@@ -160,14 +159,7 @@ impl BlockPool {
         for &block in &blocks {
             self.generations[block as usize] += 1;
         }
-        self.entries.insert(
-            want.hash,
-            Entry {
-                blocks,
-                users: 1,
-                used_at: 0,
-            },
-        );
+        self.entries.insert(want.hash, Entry { blocks, users: 1, used_at: 0 });
     }
 }
 
@@ -178,13 +170,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn wants(hashes: &[u64]) -> Vec<Want> {
-        hashes
-            .iter()
-            .map(|&hash| Want {
-                hash,
-                blocks: 1 + (hash % 4) as u32,
-            })
-            .collect()
+        hashes.iter().map(|&hash| Want { hash, blocks: 1 + (hash % 4) as u32 }).collect()
     }
 
     #[test]
@@ -217,11 +203,7 @@ mod tests {
         pool.acquire(&wants(&[7])).unwrap();
         assert_eq!(pool.acquire(&wants(&[11])), Err(Refused::Full));
         pool.release(&wants(&[3]));
-        assert_eq!(
-            pool.acquire(&wants(&[3, 11])),
-            Err(Refused::Full),
-            "3 is idle, but wanted itself"
-        );
+        assert_eq!(pool.acquire(&wants(&[3, 11])), Err(Refused::Full), "3 is idle, but wanted itself");
         assert_eq!(pool.acquire(&wants(&[11])), Ok(vec![11]));
         assert_eq!(pool.acquire(&wants(&[3, 7, 11])), Err(Refused::TooLarge));
     }

@@ -124,10 +124,7 @@ fn parse(line: &[u8], latest: u64) -> Result<Request, String> {
         ));
     }
     if request.timestamp < latest {
-        return Err(format!(
-            "timestamp {} is before the request above ({latest})",
-            request.timestamp
-        ));
+        return Err(format!("timestamp {} is before the request above ({latest})", request.timestamp));
     }
     let mut seen = HashSet::with_capacity(expected);
     match request.hash_ids.iter().find(|&&id| !seen.insert(id)) {
@@ -141,10 +138,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: Selection = Selection {
-        limit: None,
-        sample: 1,
-    };
+    const ALL: Selection = Selection { limit: None, sample: 1 };
 
     fn line(timestamp: u64, input_length: u32, first: u64) -> String {
         let ids: Vec<u64> = (first..first + u64::from(input_length.div_ceil(512))).collect();
@@ -160,14 +154,7 @@ mod tests {
         let all = read(text.as_bytes(), ALL).unwrap();
         assert_eq!((all.requests.len(), all.bad.len()), (10, 0));
         assert_eq!(all.requests[3].hash_ids, [6, 7]);
-        let some = read(
-            text.as_bytes(),
-            Selection {
-                limit: Some(3),
-                sample: 4,
-            },
-        )
-        .unwrap();
+        let some = read(text.as_bytes(), Selection { limit: Some(3), sample: 4 }).unwrap();
         let times: Vec<u64> = some.requests.iter().map(|request| request.timestamp).collect();
         assert_eq!(times, [0, 4, 8]);
     }
@@ -191,11 +178,7 @@ mod tests {
         assert_eq!(trace.requests.len(), 2);
         let lines: Vec<usize> = trace.bad.iter().map(|bad| bad.line).collect();
         assert_eq!(lines, [2, 3, 4, 5, 6, 7, 8]);
-        for (bad, part) in trace
-            .bad
-            .iter()
-            .zip(["expected", "before", "there must be 2", "twice", "is 0"])
-        {
+        for (bad, part) in trace.bad.iter().zip(["expected", "before", "there must be 2", "twice", "is 0"]) {
             assert!(bad.reason.contains(part), "{bad}");
         }
     }
@@ -206,13 +189,7 @@ mod tests {
         text.push(b'\n');
         text.extend_from_slice(line(1, 5, 1).as_bytes());
         let trace = read(io::BufReader::new(text.as_slice()), ALL).unwrap();
-        assert_eq!(
-            trace.bad,
-            [Bad {
-                line: 1,
-                reason: "longer than 1048576 bytes".to_owned()
-            }]
-        );
+        assert_eq!(trace.bad, [Bad { line: 1, reason: "longer than 1048576 bytes".to_owned() }]);
         assert_eq!(trace.requests.len(), 1);
     }
 
