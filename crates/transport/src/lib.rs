@@ -17,6 +17,7 @@ pub mod onesided;
 mod rendezvous;
 pub mod shm;
 mod sync;
+pub mod tcp;
 
 pub use batch::{Batch, Refusal, Rejected};
 pub use calibrate::Calibration;
@@ -32,3 +33,4 @@ pub use loopback::Loopback;
 pub use memory::Memory;
 pub use onesided::{OneSided, OneSidedConfig};
 pub use shm::Shm;
+pub use tcp::{Tcp, TcpConfig};

@@ -1,0 +1,146 @@
+//! A thread that waits for a batch moves the bytes of its streams itself; the I/O thread leaves them alone meanwhile.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::SMALL_BYTES;
+use super::lane::{Lane, Watch, Who};
+use super::link::LinkCore;
+use crate::State;
+
+/// How long a thread looks for the answer to a small request before it sleeps. Waking up costs 10 to 20 us; a longer
+/// spin takes the core from whoever makes the answer.
+const SPIN: Duration = Duration::from_micros(40);
+
+/// Threads that may spin at a time: always one core less than there are, none on one core.
+pub(super) struct Spinners {
+    spinning: AtomicUsize,
+    most: usize,
+}
+
+impl Spinners {
+    pub(super) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { spinning: AtomicUsize::new(0), most: cores - 1 }
+    }
+
+    fn enter(&self) -> bool {
+        let entered = self.spinning.fetch_add(1, Ordering::Relaxed) < self.most;
+        if !entered {
+            self.leave();
+        }
+        entered
+    }
+
+    fn leave(&self) {
+        self.spinning.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Moves bytes until `state` is terminal or `until` has passed.
+pub(super) fn drive(link: &LinkCore, state: &State, until: Option<Instant>) {
+    if state.is_done() {
+        return;
+    }
+    let flight = link.flights().get(&state.id()).map(|flight| (flight.lanes, flight.runs.total_bytes()));
+    let Some((lanes, bytes)) = flight else {
+        // Ended just now, or not one of ours.
+        state.park(until);
+        return;
+    };
+    let ours: Vec<&Lane> = link
+        .lanes()
+        .iter()
+        .filter(|lane| lanes & 1 << lane.index != 0)
+        .filter(|lane| take_over(link, lane))
+        .collect();
+    if ours.is_empty() {
+        // Another waiter moves these bytes, and after it the I/O thread.
+        state.park(until);
+        return;
+    }
+    run(link, state, until, &ours, bytes <= SMALL_BYTES);
+    for lane in ours {
+        give_back(link, lane);
+    }
+}
+
+fn take_over(link: &LinkCore, lane: &Lane) -> bool {
+    if lane.driven.swap(true, Ordering::SeqCst) {
+        return false;
+    }
+    link.set_watched(lane, &mut lane.lock(), Watch { readable: false, writable: false });
+    true
+}
+
+fn give_back(link: &LinkCore, lane: &Lane) {
+    {
+        let mut conn = lane.lock();
+        lane.driven.store(false, Ordering::SeqCst);
+        link.watch(lane, &mut conn, Who::Driver);
+    }
+    lane.look_again(link);
+}
+
+fn run(link: &LinkCore, state: &State, until: Option<Instant>, lanes: &[&Lane], small: bool) {
+    let mut spin_until = None;
+    let mut spins = small && link.shared.spinners.enter();
+    let spun = spins;
+    loop {
+        let (mut bytes, mut more) = (0, false);
+        for lane in lanes {
+            let turn = lane.work(link, Who::Driver);
+            bytes += turn.bytes;
+            more |= turn.more;
+        }
+        if state.is_done() || link.is_dying() {
+            break;
+        }
+        let now = Instant::now();
+        if until.is_some_and(|until| until <= now) {
+            break;
+        }
+        if more || bytes > 0 {
+            continue;
+        }
+        if spins {
+            if now < *spin_until.get_or_insert(now + SPIN) {
+                std::hint::spin_loop();
+                continue;
+            }
+            spins = false;
+            link.shared.spinners.leave();
+        }
+        sleep(lanes, until.map(|until| until - now));
+    }
+    if spun && spins {
+        link.shared.spinners.leave();
+    }
+    if !state.is_done() && link.is_dying() {
+        // The I/O thread tears the link down and ends the batch.
+        state.park(until);
+    }
+}
+
+fn sleep(lanes: &[&Lane], left: Option<Duration>) {
+    let mut fds = Vec::with_capacity(2 * lanes.len());
+    for lane in lanes {
+        let wants_to_send = lane.wants_to_send.load(Ordering::Relaxed);
+        let events = if wants_to_send { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        fds.push(PollFd::from_borrowed_fd(lane.fd(), events));
+        fds.push(PollFd::from_borrowed_fd(lane.bell.as_fd(), PollFlags::IN));
+    }
+    let timeout = left.map(|left| Timespec {
+        tv_sec: left.as_secs().min(1 << 30) as _,
+        tv_nsec: left.subsec_nanos().into(),
+    });
+    let _ = poll(&mut fds, timeout.as_ref());
+    for (lane, polled) in lanes.iter().zip(fds.chunks_exact(2)) {
+        if !polled[1].revents().is_empty() {
+            lane.bell.silence();
+        }
+    }
+}
