@@ -362,6 +362,16 @@ pub(crate) fn bytes_of(memory: &Memory) -> Vec<u8> {
     bytes
 }
 
+/// Whether every byte is 0.
+pub(crate) fn is_blank(memory: &Memory) -> bool {
+    let (mut block, zeros) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    (0..memory.len()).step_by(block.len()).all(|at| {
+        let len = (memory.len() - at).min(block.len() as u64) as usize;
+        memory.read(at, &mut block[..len]).unwrap();
+        block[..len] == zeros[..len]
+    })
+}
+
 pub(crate) fn private(len: u64) -> Arc<Memory> {
     Memory::anonymous(len, &janitor()).unwrap()
 }

@@ -10,6 +10,8 @@ mod message;
 mod peers;
 mod process;
 mod socket;
+#[cfg(all(not(loom), test))]
+mod tests;
 
 pub(crate) use greeting::Meeting;
 pub(crate) use host::{Host, Wire};

@@ -25,7 +25,7 @@ const LISTENER: u64 = 1;
 const LOOK_FIRST: Duration = Duration::from_millis(1);
 const LOOK_LAST: Duration = Duration::from_millis(50);
 /// How long a stranger may take to greet.
-const GREETING: Duration = Duration::from_secs(5);
+const GREETING: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
 /// How long after the end of a connection its process may take to be seen dead.
 const DEATH: Duration = Duration::from_millis(20);
 /// Messages taken of one connection before others have their turn.

@@ -140,7 +140,7 @@ fn a_run_that_passes_the_end_of_either_side_or_overlaps_itself_moves_no_byte() {
             let runs = Arc::new(List(vec![run, good]));
             let status = Order::new(Op::Read, grant, runs, &ours, region(1)).run(&*near.link);
             assert_eq!(status.kind, StatusKind::Denied, "{kind} {run:?}");
-            assert!(bytes_of(&ours).iter().all(|byte| *byte == 0), "{kind} {run:?}");
+            assert!(is_blank(&ours), "{kind} {run:?}");
         }
     }
 }
@@ -217,7 +217,7 @@ fn more_batches_than_the_limit_are_refused_whole() {
         })
         .collect();
     let (_, batch) = order().batch(limit, &ends);
-    let rejected = near.link.post(batch).err().expect("refused");
+    let rejected = near.link.post(batch).expect_err("refused");
     assert_eq!(rejected.why, Refusal::Full { limit: "transfers_per_peer" });
     rejected.batch.done.disarm();
     drop(held);

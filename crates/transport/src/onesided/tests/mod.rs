@@ -1,5 +1,7 @@
 //! Links of all three kinds: both ends in this process, and in two.
 
+mod child;
 mod ending;
 mod moving;
+mod processes;
 mod revoking;

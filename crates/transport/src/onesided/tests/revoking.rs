@@ -72,7 +72,7 @@ fn a_read_whose_lease_is_revoked_before_its_confirmation_surfaces_no_byte() {
         });
         near.link.drive(&state, Some(soon()));
         assert_eq!(state.status().unwrap().kind, StatusKind::StaleLease, "{kind} {size}");
-        assert!(bytes_of(&ours).iter().all(|byte| *byte == 0), "{kind} {size}: the destination was blanked");
+        assert!(is_blank(&ours), "{kind} {size}: the destination was blanked");
     }
 }
 

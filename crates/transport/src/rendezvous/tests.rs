@@ -1,0 +1,215 @@
+//! Strangers on the host socket: each is refused in bounded time, and true peers go on.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ropeway_core::ErrorKind;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::message::Message;
+use super::socket::{self, Received};
+use crate::onesided::rig::*;
+use crate::{OneSided, Role, TransportKind};
+
+/// An engine whose host thread runs, with a passive side that waits under key 7.
+fn waiting() -> (Arc<OneSided>, Arc<Sink>) {
+    let far = engine(0);
+    let sink = Arc::new(Sink::default());
+    transport(TransportKind::Shm, &far)
+        .link(config(Role::Passive, [0; 16].to_vec().into(), 7, &sink))
+        .unwrap();
+    (far, sink)
+}
+
+fn join(far: &Arc<OneSided>, sink: &Sink) {
+    let near = engine(0);
+    let (ours, theirs) = (transport(TransportKind::Shm, &near), transport(TransportKind::Shm, far));
+    let near_sink = Arc::new(Sink::default());
+    ours.link(config(Role::Active, theirs.offer(), 7, &near_sink)).unwrap();
+    sink.await_told(&Told::Attached);
+}
+
+/// The next message that is there, or the end.
+fn answer(socket: &OwnedFd) -> Option<Message> {
+    let until = soon();
+    loop {
+        match socket::receive(socket.as_fd()) {
+            Received::Message { bytes, .. } => return Some(Message::decode(&bytes).expect("a message")),
+            Received::Nothing => {
+                assert!(Instant::now() < until, "watchdog: neither an answer nor an end");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Received::End => return None,
+            Received::Oversized => panic!("oversized"),
+            Received::Failed(errno) => panic!("{errno}"),
+        }
+    }
+}
+
+fn refusal(socket: &OwnedFd) -> String {
+    let Some(Message::Refused { reason }) = answer(socket) else { panic!("not refused") };
+    assert_eq!(answer(socket), None, "hung up after the refusal");
+    reason
+}
+
+fn hello() -> Message {
+    Message::Hello { kind: 1, tag: [9; 16], nonce: [9; 32] }
+}
+
+#[test]
+fn garbage_is_refused_and_hung_up_on_and_the_true_peer_still_comes() {
+    let (far, sink) = waiting();
+    let long = vec![1; 4097];
+    let early = Message::Proof {
+        facts: super::message::Facts { gates: 1, grants: 1, gate_slot: 0, gate_generation: 1, guard: 0 },
+        probe: super::message::Probe { fence: 0, cells: 0, guard: 0 },
+        mac: [0; 32],
+    };
+    let cases: [(&[u8], &str); 6] = [
+        (b"GET / HTTP/1.1\r\n\r\n", "garbage"),
+        (&[0], "garbage"),
+        (&hello().encode()[1..], "garbage"),
+        (&long, "oversized"),
+        (&early.encode(), "out of turn"),
+        (&Message::Goodbye.encode(), "out of turn"),
+    ];
+    for (bytes, why) in cases {
+        let stranger = socket::connect(&far.nonce).unwrap();
+        assert_eq!(rustix::io::write(&stranger, bytes).unwrap(), bytes.len());
+        let reason = refusal(&stranger);
+        assert!(reason.contains(why), "{reason}");
+    }
+    join(&far, &sink);
+}
+
+#[test]
+fn a_stranger_with_the_right_tag_but_not_the_key_is_refused_and_the_true_peer_still_comes() {
+    let (far, sink) = waiting();
+    // Overheard: what the true peer would say first.
+    let near = engine(0);
+    let cells = crate::fence::Cells::shared(1).unwrap();
+    let link = crate::onesided::LinkCore::new(
+        &near,
+        TransportKind::Shm,
+        cells,
+        &config(Role::Active, [0; 16].to_vec().into(), 7, &sink),
+    );
+    let meeting = super::Meeting::new(link.unwrap(), crate::LinkKey([7; 32]), soon());
+    let stranger = socket::connect(&far.nonce).unwrap();
+    socket::send(stranger.as_fd(), &meeting.hello([3; 32]).encode(), &[]).unwrap();
+    let Some(Message::Challenge { facts, .. }) = answer(&stranger) else { panic!("no challenge") };
+    let probe = super::message::Probe { fence: 1, cells: 2, guard: 0 };
+    let proof = Message::Proof { facts, probe, mac: [0; 32] };
+    socket::send(stranger.as_fd(), &proof.encode(), &[]).unwrap();
+    let reason = refusal(&stranger);
+    assert!(reason.contains("key"), "{reason}");
+    assert!(!sink.has(&Told::Attached));
+    join(&far, &sink);
+}
+
+#[test]
+fn silent_strangers_take_the_places_of_handshakes_only_and_more_are_told_so() {
+    let (far, _sink) = waiting();
+    let limit = ropeway_core::Limits::default().handshakes() as usize;
+    let silent: Vec<_> = (0..limit).map(|_| socket::connect(&far.nonce).unwrap()).collect();
+    let next = socket::connect(&far.nonce).unwrap();
+    let reason = refusal(&next);
+    assert!(reason.contains("handshakes"), "{reason}");
+    drop(silent);
+}
+
+#[test]
+fn a_stranger_that_says_no_more_is_hung_up_on() {
+    let (far, _sink) = waiting();
+    let stranger = socket::connect(&far.nonce).unwrap();
+    socket::send(stranger.as_fd(), &hello().encode(), &[]).unwrap();
+    let Some(Message::Refused { .. }) = answer(&stranger) else { panic!("not refused") };
+}
+
+#[test]
+fn a_peer_that_is_not_here_or_never_answers_is_given_up_with_the_reason() {
+    let near = engine(0);
+    for kind in [TransportKind::Shm, TransportKind::Cma] {
+        let ours = transport(kind, &near);
+        let sink = Arc::new(Sink::default());
+        let error =
+            ours.link(config(Role::Active, vec![1; 16].into(), 7, &sink)).err().expect("nobody there");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("network namespace"), "{error}");
+
+        let mut nonce = [0; 16];
+        crate::onesided::random(&mut nonce).unwrap();
+        let hole = socket::listen(&nonce).unwrap();
+        let mut config = config(Role::Active, nonce.to_vec().into(), 7, &sink);
+        config.deadline = Instant::now() + Duration::from_millis(50);
+        let error = ours.link(config).err().expect("nobody answers");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        drop(hole);
+        assert!(sink.told().is_empty(), "a link that was not made tells nothing");
+    }
+}
+
+#[test]
+fn an_offer_that_is_none_is_refused() {
+    let near = engine(0);
+    for kind in KINDS {
+        let sink = Arc::new(Sink::default());
+        let error = transport(kind, &near)
+            .link(config(Role::Active, b"?".to_vec().into(), 7, &sink))
+            .err()
+            .expect("refused");
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{kind}");
+    }
+}
+
+#[test]
+fn a_passive_side_whose_peer_never_comes_is_lost_and_closed_at_its_deadline() {
+    let far = engine(0);
+    for kind in KINDS {
+        let sink = Arc::new(Sink::default());
+        let mut config = config(Role::Passive, [0; 16].to_vec().into(), 7, &sink);
+        config.deadline = Instant::now() + Duration::from_millis(30);
+        let _link = transport(kind, &far).link(config).unwrap();
+        sink.await_told(&Told::Closed { peer_gone: false });
+        assert_eq!(sink.told()[0], Told::Lost(ErrorKind::TimedOut), "{kind}");
+    }
+}
+
+#[test]
+fn garbage_from_a_linked_peer_ends_its_link_alone() {
+    let (far, sink) = waiting();
+    join(&far, &sink);
+    let (a, b) = rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .unwrap();
+    // A second link of the same engine, whose peer is this test.
+    let second = Arc::new(Sink::default());
+    let (near_end, far_end) = pair_of(TransportKind::Shm, engine(0), Arc::clone(&far));
+    let process = Arc::new(super::Process::of(a.as_fd()).unwrap());
+    let rogue = crate::onesided::LinkCore::new(
+        &far,
+        TransportKind::Shm,
+        crate::fence::Cells::shared(1).unwrap(),
+        &config(Role::Active, [0; 16].to_vec().into(), 9, &second),
+    )
+    .unwrap();
+    let wire = far.host.new_wire();
+    assert!(rogue.attach(crate::onesided::Far {
+        fence: near_end.engine.fence().view().clone(),
+        gate: rogue.gate(),
+        cells: crate::fence::Cells::private().view(),
+        way: crate::onesided::Way::Mapped,
+        path: crate::onesided::Path::Socket { wire: Arc::clone(&wire), process: Arc::clone(&process) },
+    }));
+    far.host.adopt(rogue, wire, a, process);
+    rustix::io::write(&b, &[200, 1, 2, 3]).unwrap();
+    second.await_told(&Told::Lost(ErrorKind::Protocol));
+    second.await_told(&Told::Closed { peer_gone: false });
+    far_end.lend(1, 4096, &near_end);
+    assert!(!sink.has(&Told::Lost(ErrorKind::Protocol)));
+}
