@@ -35,7 +35,9 @@ fn codec(c: &mut Criterion) {
             blocks: Arc::new(BlockSpans::from(&set)),
         },
     };
-    for (name, message) in [("heartbeat", Message::Heartbeat { sequence: 7 }), ("claimed_2048_spans", claimed)] {
+    for (name, message) in
+        [("heartbeat", Message::Heartbeat { sequence: 7 }), ("claimed_2048_spans", claimed)]
+    {
         let mut frame = BytesMut::new();
         c.bench_function(&format!("encode_{name}"), |b| {
             b.iter(|| {
@@ -55,7 +57,9 @@ fn codec(c: &mut Criterion) {
     let big = layout(234);
     let bytes = encode_layout(big.spec());
     c.bench_function("encode_layout_234_parts", |b| b.iter(|| encode_layout(big.spec())));
-    c.bench_function("decode_layout_234_parts", |b| b.iter(|| decode_layout(&bytes, &limits).expect("a layout")));
+    c.bench_function("decode_layout_234_parts", |b| {
+        b.iter(|| decode_layout(&bytes, &limits).expect("a layout"))
+    });
 }
 
 criterion_group!(benches, codec);

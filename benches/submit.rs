@@ -16,7 +16,14 @@ fn small_reads(c: &mut Criterion) {
     group.bench_function("bare_copy", |b| {
         b.iter(|| {
             // SAFETY: two buffers of 4,096 bytes each, apart from each other.
-            unsafe { copy::copy(to.as_mut_ptr(), from.as_ptr(), 4096, Calibration::of_this_machine().routine(4096, 4096)) };
+            unsafe {
+                copy::copy(
+                    to.as_mut_ptr(),
+                    from.as_ptr(),
+                    4096,
+                    Calibration::of_this_machine().routine(4096, 4096),
+                )
+            };
             std::hint::black_box(&mut to);
         });
     });

@@ -9,7 +9,8 @@ use pair::{Pair, run};
 use ropeway::TransportKind;
 
 fn transports(c: &mut Criterion) {
-    for (name, block, blocks) in [("4k", 4 << 10, 4_096), ("16k", 16 << 10, 2_048), ("128k", 128 << 10, 512)] {
+    for (name, block, blocks) in [("4k", 4 << 10, 4_096), ("16k", 16 << 10, 2_048), ("128k", 128 << 10, 512)]
+    {
         let mut group = c.benchmark_group(format!("read_{name}"));
         group.sampling_mode(SamplingMode::Flat).sample_size(10);
         group.throughput(Throughput::Bytes(block * u64::from(blocks)));

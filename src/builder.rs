@@ -6,7 +6,8 @@ use std::sync::Arc;
 use ropeway_core::wire::Secret;
 use ropeway_core::{Error, ErrorKind, Incarnation, Limits, Result};
 use ropeway_transport::{
-    Calibration, Cma, Fence, Janitor, Loopback, OneSided, OneSidedConfig, Shm, Transport, TransportKind,
+    Calibration, Cma, Fence, Janitor, Loopback, OneSided, OneSidedConfig, Shm, Tcp, TcpConfig, Transport,
+    TransportKind,
 };
 
 use crate::control::Control;
@@ -24,6 +25,7 @@ pub struct Builder {
     limits: Limits,
     listen: Option<SocketAddr>,
     advertise: Option<SocketAddr>,
+    data_port: u16,
     cluster: Option<ClusterKey>,
     insecure: bool,
     transports: Option<Vec<TransportKind>>,
@@ -48,6 +50,13 @@ impl Builder {
     /// the port that was taken.
     pub fn advertise(mut self, address: SocketAddr) -> Self {
         self.advertise = Some(address);
+        self
+    }
+
+    /// The port of the data connections, at the address of `listen`; a free one unless said. Peers hear of it in the
+    /// handshake.
+    pub fn data_port(mut self, port: u16) -> Self {
+        self.data_port = port;
         self
     }
 
@@ -151,6 +160,14 @@ impl Builder {
         }
         if wants(TransportKind::Cma) {
             transports.push(Arc::new(Cma::new(&onesided)));
+        }
+        if wants(TransportKind::Tcp) {
+            transports.push(Arc::new(Tcp::new(TcpConfig {
+                listen: self.listen.map(|control| SocketAddr::new(control.ip(), self.data_port)),
+                advertise: self.advertise.map(|advertise| advertise.ip()),
+                limits: self.limits.clone(),
+                gate: Arc::clone(&fence) as _,
+            })?));
         }
         Ok((fence, transports))
     }

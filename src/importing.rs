@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ropeway_core::machine::grants::{GrantAction, GrantTable};
 use ropeway_core::machine::session::Command;
@@ -28,9 +28,15 @@ impl Grants {
 impl Shared {
     /// Calls the grant table, then does what it asks for, with no lock held.
     pub(crate) fn with_grants<R>(self: &Arc<Self>, call: impl FnOnce(&mut Grants, Duration) -> R) -> R {
+        let now = self.now();
+        self.with_grants_at(|grants| call(grants, now))
+    }
+
+    /// The same for calls that need no clock.
+    fn with_grants_at<R>(self: &Arc<Self>, call: impl FnOnce(&mut Grants) -> R) -> R {
         let (value, actions, timer) = {
             let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-            let value = call(&mut grants, self.now());
+            let value = call(&mut grants);
             let actions: Vec<_> = std::iter::from_fn(|| grants.table.poll_action()).collect();
             let timer = if actions.is_empty() { None } else { grants.table.next_timer() };
             (value, actions, timer)
@@ -88,8 +94,11 @@ impl Shared {
     }
 
     /// A transfer is about to start under the grant.
-    pub(crate) fn begin_use(self: &Arc<Self>, peer: &PeerInner, grant: GrantId, op: Op) -> Result<()> {
-        self.with_grants(|grants, now| grants.table.begin_use(peer.id(), grant, op, now)).map_err(|kind| {
+    pub(crate) fn begin_use(&self, peer: &PeerInner, grant: GrantId, op: Op, at: Instant) -> Result<()> {
+        let now = at.saturating_duration_since(self.opened);
+        // Never leaves an action behind, and its clock is the submitter's: this is on the way of every transfer.
+        let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
+        grants.table.begin_use(peer.id(), grant, op, now).map_err(|kind| {
             let (kind, text) = match kind {
                 StatusKind::Denied => (ErrorKind::Denied, "does not allow that"),
                 _ => (ErrorKind::StaleLease, "is over; recompute the blocks, or claim a new lease"),
@@ -100,7 +109,7 @@ impl Shared {
 
     /// A transfer under the grant has ended.
     pub(crate) fn end_use(self: &Arc<Self>, peer: &PeerInner, grant: GrantId, remote_quiet: bool) {
-        self.with_grants(|grants, _| grants.table.end_use(peer.id(), grant, remote_quiet));
+        self.with_grants_at(|grants| grants.table.end_use(peer.id(), grant, remote_quiet));
     }
 
     fn grant_ended(self: &Arc<Self>, peer: PeerId, grant: GrantId) {
@@ -111,7 +120,7 @@ impl Shared {
         handles.iter().for_each(|handle| handle.mark_stale());
         for flight in self.flights_in_air() {
             if flight.peer.id() == peer && flight.grant.id() == grant {
-                flight.cancel();
+                flight.revoke();
             }
         }
     }

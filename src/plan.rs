@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ropeway_core::plan::CopyPlan;
 use ropeway_core::{BlockId, Error, ErrorKind, Op, RegionId, Result, Runs};
@@ -147,7 +147,8 @@ impl Plan {
         }
         let place = Place::take(&shared, &self.route, submit.user_data.is_some())?;
         let pins = self.pin()?;
-        shared.begin_use(&self.route.peer, self.grant.id(), self.op)?;
+        let submitted = Instant::now();
+        shared.begin_use(&self.route.peer, self.grant.id(), self.op, submitted)?;
         let flight = Flight::new(FlightPlan {
             id: shared.next_transfer(),
             shared: Arc::clone(&shared),
@@ -157,6 +158,7 @@ impl Plan {
             op: self.op,
             bytes: self.bytes(),
             runs: self.runs(),
+            submitted,
             abandon_after: submit.abandon_after.unwrap_or_else(|| shared.limits.abandon_after()),
             user_data: submit.user_data,
             notify: submit.notify,

@@ -67,8 +67,8 @@ impl Transfer {
         if let Err(forked) = self.flight.shared.origin.check("wait") {
             return Some(Err(forked));
         }
-        let until = timeout.into().map(|timeout| Instant::now() + timeout);
         if !self.state.is_done() {
+            let until = timeout.into().map(|timeout| Instant::now() + timeout);
             if self.flight.has_begun() {
                 self.flight.link.drive(&self.state, until);
             }
@@ -127,6 +127,8 @@ pub(crate) struct Flight {
     /// The batch, until its start event has fired.
     waiting: Mutex<Option<Box<Batch>>>,
     detached: AtomicBool,
+    /// The grant ended under the transfer: its cancellation is not the caller's.
+    stale: AtomicBool,
     ended: Mutex<Option<Instant>>,
 }
 
@@ -140,6 +142,7 @@ pub(crate) struct FlightPlan {
     pub(crate) op: Op,
     pub(crate) bytes: u64,
     pub(crate) runs: u64,
+    pub(crate) submitted: Instant,
     pub(crate) abandon_after: Duration,
     pub(crate) user_data: Option<u64>,
     pub(crate) notify: Option<u32>,
@@ -148,7 +151,7 @@ pub(crate) struct FlightPlan {
 
 impl Flight {
     pub(crate) fn new(plan: FlightPlan) -> Arc<Self> {
-        let submitted = Instant::now();
+        let submitted = plan.submitted;
         Arc::new(Self {
             id: plan.id,
             shared: plan.shared,
@@ -165,6 +168,7 @@ impl Flight {
             local_blocks: plan.local_blocks,
             waiting: Mutex::new(None),
             detached: AtomicBool::new(false),
+            stale: AtomicBool::new(false),
             ended: Mutex::new(None),
         })
     }
@@ -193,6 +197,20 @@ impl Flight {
         self.waiting().is_none()
     }
 
+    /// The grant has ended: so does the transfer, as stale.
+    pub(crate) fn revoke(&self) {
+        self.stale.store(true, Ordering::Release);
+        self.cancel();
+    }
+
+    /// How the caller is to see an end.
+    fn seen(&self, mut status: Status) -> Status {
+        if status.kind == StatusKind::Cancelled && self.stale.load(Ordering::Acquire) {
+            status.kind = StatusKind::StaleLease;
+        }
+        status
+    }
+
     /// Ends a batch that waits for its event, or hints to the link.
     pub(crate) fn cancel(&self) {
         let waiting = self.waiting().take();
@@ -215,6 +233,7 @@ impl Flight {
     }
 
     fn outcome(&self, status: Status) -> Result<Report> {
+        let status = self.seen(status);
         if !status.is_completed() {
             return Err(self.error(status));
         }
@@ -304,8 +323,11 @@ impl Watcher for Flight {
             self.shared.notify(&self.peer, self.grant.id(), sequence, status.is_completed());
         }
         self.shared.flight_ended(self);
-        let completion =
-            Completion::Transfer { id: state.id(), user_data: self.user_data.unwrap_or(0), status };
+        let completion = Completion::Transfer {
+            id: state.id(),
+            user_data: self.user_data.unwrap_or(0),
+            status: self.seen(status),
+        };
         if self.user_data.is_some() {
             self.shared.completions.push_reserved(completion);
         } else if self.detached.load(Ordering::Acquire) && !self.shared.completions.push(completion) {

@@ -74,7 +74,7 @@ impl Pair {
 }
 
 fn kinds() -> Vec<TransportKind> {
-    vec![TransportKind::Loopback, TransportKind::Shm, TransportKind::Cma]
+    vec![TransportKind::Loopback, TransportKind::Shm, TransportKind::Cma, TransportKind::Tcp]
 }
 
 #[test]

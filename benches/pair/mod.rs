@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ropeway::{BlockId, Cache, Engine, Grant, Host, Lease, LeaseOptions, Op, Peer, Plan, Region, Rights, Route};
+use ropeway::{
+    BlockId, Cache, Engine, Grant, Host, Lease, LeaseOptions, Op, Peer, Plan, Region, Rights, Route,
+};
 use ropeway::{Calibration, Strided, TransportKind};
 
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
@@ -20,7 +22,13 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// `blocks` blocks of `block` bytes, `gap` bytes apart (0: neighbours merge).
-    pub(crate) fn new(kind: TransportKind, block: u64, blocks: u32, gap: u64, calibration: Option<Calibration>) -> Self {
+    pub(crate) fn new(
+        kind: TransportKind,
+        block: u64,
+        blocks: u32,
+        gap: u64,
+        calibration: Option<Calibration>,
+    ) -> Self {
         let open = || {
             let mut builder = Engine::builder().listen(([127, 0, 0, 1], 0).into()).transports(&[kind]);
             if let Some(calibration) = calibration {
@@ -37,7 +45,8 @@ impl Pair {
         let ids: Vec<BlockId> = (0..blocks).map(BlockId).collect();
         let options = LeaseOptions::default();
         let lease = source.lease(&[&ids], Rights::Read, options).expect("a lease");
-        let peer = consumer.connect(&producer.descriptor(), WAIT).and_then(ropeway::Pending::wait).expect("a peer");
+        let peer =
+            consumer.connect(&producer.descriptor(), WAIT).and_then(ropeway::Pending::wait).expect("a peer");
         let grant = peer.claim(&lease.token(), WAIT).and_then(ropeway::Pending::wait).expect("a grant");
         let route = peer.route(&target, "kv", WAIT).and_then(ropeway::Pending::wait).expect("a route");
         Self {

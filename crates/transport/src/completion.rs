@@ -31,6 +31,7 @@ struct Inner {
     status: Option<Status>,
     waker: Option<Waker>,
     pins: Option<Arc<[Arc<Memory>]>>,
+    sleepers: u32,
 }
 
 impl State {
@@ -45,7 +46,7 @@ impl State {
             id,
             user_data,
             done: AtomicBool::new(false),
-            inner: Mutex::new(Inner { status: None, waker: None, pins: Some(pins) }),
+            inner: Mutex::new(Inner { status: None, waker: None, pins: Some(pins), sleepers: 0 }),
             ended: Condvar::new(),
             watcher,
         });
@@ -79,16 +80,16 @@ impl State {
             if let Some(status) = inner.status {
                 return Some(status);
             }
-            inner = match until {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            inner.sleepers += 1;
+            inner = match left {
                 None => self.ended.wait(inner).unwrap_or_else(PoisonError::into_inner),
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
-                    self.ended.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Some(left) => self.ended.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0,
             };
+            inner.sleepers -= 1;
         }
     }
 
@@ -112,19 +113,24 @@ impl State {
     }
 
     fn finish(&self, status: Status) {
-        let (waker, pins) = {
-            let mut inner = self.lock();
-            debug_assert!(inner.status.is_none(), "a completer is used once");
-            inner.status = Some(status);
-            self.done.store(true, Ordering::Release);
-            self.ended.notify_all();
-            (inner.waker.take(), inner.pins.take())
-        };
+        let pins = self.lock().pins.take();
         let quarantined = match status.local {
             Quiet::Yes => None,
             Quiet::AfterClose => pins,
         };
+        // The tables first: whoever sees the end may submit again, and finds the room that it gave back.
         self.watcher.finished(self, status, quarantined);
+        let waker = {
+            let mut inner = self.lock();
+            debug_assert!(inner.status.is_none(), "a completer is used once");
+            inner.status = Some(status);
+            self.done.store(true, Ordering::Release);
+            // Waking nobody costs a system call.
+            if inner.sleepers > 0 {
+                self.ended.notify_all();
+            }
+            inner.waker.take()
+        };
         if let Some(waker) = waker {
             // A waker is the caller's code: it may re-enter the engine, and it may panic.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
