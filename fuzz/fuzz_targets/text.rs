@@ -1,0 +1,6 @@
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use ropeway_testkit::fuzz::Target;
+
+fuzz_target!(|data: &[u8]| Target::Text.run(data));
