@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 use super::*;
 
 /// Runs `check` in a forked child and gives its answer; the parent waits with a watchdog.
-fn in_forked_child(check: impl FnOnce() -> bool) -> bool {
+pub(super) fn in_forked_child(check: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child runs `check`, which takes no lock that another thread of the test binary can hold, and exits.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "{}", std::io::Error::last_os_error());

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::super::cgroup::{Limit, tightest};
+use super::*;
 
 fn found(files: &[(&str, &str)]) -> Option<(String, u64)> {
     let files: HashMap<&str, &str> = files.iter().copied().collect();
@@ -108,11 +109,59 @@ fn what_does_not_fit_is_refused_with_the_limit_named() {
     let limit = Limit { file: "/sys/fs/cgroup/a/memory.max".into(), max: 1000, used: 900 };
     limit.admit("test", 100).unwrap();
     let error = limit.admit("test", 101).unwrap_err();
-    assert_eq!(error.kind(), ropeway_core::ErrorKind::Resource);
+    assert_eq!(error.kind(), ErrorKind::Resource);
     for part in ["101 bytes", "/sys/fs/cgroup/a/memory.max", "1000", "900", "100 are left"] {
         assert!(error.message().contains(part), "{part}: {error}");
     }
     // More than any machine has: refused before the kernel would have to kill.
     let error = super::super::cgroup::admit("test", 1 << 60).unwrap_err();
-    assert_eq!(error.kind(), ropeway_core::ErrorKind::Resource);
+    assert_eq!(error.kind(), ErrorKind::Resource);
+}
+
+/// A group with a limit of 64 MiB below our own, if this process may make one. Removed when dropped.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn make() -> std::io::Result<Self> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup")?;
+        let v1 = groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path);
+        let v2 = groups.lines().find_map(|line| line.strip_prefix("0::"));
+        let (point, path, limit) = match (v1, v2) {
+            (Some(path), _) => ("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes"),
+            (None, Some(path)) => ("/sys/fs/cgroup", path, "memory.max"),
+            (None, None) => return Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let name = format!("{point}{path}/ropeway-test-{}", std::process::id());
+        std::fs::create_dir(&name)?;
+        let group = Self(name.into());
+        std::fs::write(group.0.join(limit), "67108864")?;
+        Ok(group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn an_allocation_beyond_the_cgroups_limit_is_an_error_and_nobody_is_killed() {
+    let group = match Group::make() {
+        Ok(group) => group,
+        Err(error) => {
+            return ropeway_testkit::cannot_run(
+                "an_allocation_beyond_the_cgroups_limit_is_an_error_and_nobody_is_killed",
+                &format!("no memory cgroup can be made: {error}"),
+            );
+        }
+    };
+    let procs = group.0.join("cgroup.procs");
+    assert!(super::forked::in_forked_child(|| {
+        std::fs::write(&procs, std::process::id().to_string()).unwrap();
+        let janitor = Janitor::start().unwrap();
+        let error = Memory::shared(80 << 20, &janitor).unwrap_err();
+        let named = error.message().contains("ropeway-test-") && error.message().contains("67108864");
+        error.kind() == ErrorKind::Resource && named && Memory::shared(16 << 20, &janitor).is_ok()
+    }));
 }
