@@ -12,7 +12,7 @@ pub const MAX_BUILD_BYTES: usize = 64;
 /// Characters of a reason in words.
 pub const MAX_TEXT_BYTES: usize = 512;
 /// Bytes of one transport's offer.
-pub const MAX_OFFER_BYTES: usize = 4_096;
+pub const MAX_OFFER_BYTES: usize = 2_048;
 /// Transports that one engine may offer.
 pub const MAX_OFFERS: usize = 16;
 
@@ -245,6 +245,18 @@ impl Message {
             Self::LinkReady { .. } => 29,
             Self::LinkFailed { .. } => 30,
             Self::Goodbye(..) => 31,
+        }
+    }
+
+    /// Bytes that the message's frame takes, or a little more. Only two kinds grow with what an engine holds; the rest
+    /// stays below the smallest `control_frame_bytes` that limits allow.
+    pub(crate) fn frame_bytes_max(&self) -> u64 {
+        match self {
+            Self::Claimed { info, .. } => {
+                128 + info.blocks.0.iter().map(|spans| 4 + 8 * spans.len() as u64).sum::<u64>()
+            }
+            Self::Found { info, .. } => 128 + info.layout.len() as u64,
+            _ => 65_536,
         }
     }
 

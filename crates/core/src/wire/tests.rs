@@ -169,7 +169,11 @@ proptest! {
         messages in prop::collection::vec(message(), 1..5), piece in 1_usize..40,
     ) {
         let mut bytes = BytesMut::new();
-        messages.iter().for_each(|message| encode_frame(message, 1, &mut bytes));
+        for message in &messages {
+            let start = bytes.len();
+            encode_frame(message, 1, &mut bytes);
+            prop_assert!((bytes.len() - start) as u64 <= message.frame_bytes_max());
+        }
         let mut decoder = FrameDecoder::new(LIMIT);
         decoder.set_version(1);
         let mut back = Vec::new();

@@ -17,6 +17,8 @@ pub struct Session {
     phase: Phase,
     version: u8,
     peer: Option<Incarnation>,
+    /// The longest frame that the peer takes.
+    peer_frame_bytes: u32,
     outputs: VecDeque<Output>,
     next_request: u32,
     asked: BTreeMap<u32, Asked>,
@@ -57,6 +59,7 @@ impl Session {
             phase: Phase::Handshake { until: now + config.handshake },
             version: 0,
             peer: None,
+            peer_frame_bytes: 0,
             outputs: VecDeque::new(),
             next_request: 0,
             asked: BTreeMap::new(),
@@ -247,6 +250,7 @@ impl Session {
 
     fn establish(&mut self, version: u8, peer: Hello) {
         self.peer = Some(peer.incarnation);
+        self.peer_frame_bytes = peer.limits.control_frame_bytes;
         self.phase = Phase::Established;
         self.version = version;
         self.event(Event::Established { version, peer });
@@ -356,26 +360,43 @@ impl Session {
             self.claims.iter().filter(|(_, asked)| **asked == grant).map(|(request, _)| *request).collect();
         for request in waiting {
             self.claims.remove(&request);
-            self.send(match result {
-                Ok(info) => Message::Claimed { request, info: info.clone() },
-                Err(why) => Message::Refused { request, why: *why, text: format!("lease {grant}") },
-            });
+            let text = format!("lease {grant}");
+            match result {
+                Ok(info) if !self.answer_fits(request, Message::Claimed { request, info: info.clone() }) => {
+                    // The peer never hears that it holds the lease, so it will not release it either.
+                    self.event(Event::Released { grant });
+                }
+                Ok(_) => {}
+                Err(why) => self.send(Message::Refused { request, why: *why, text }),
+            }
         }
     }
 
     fn answer(&mut self, request: u32, result: Result<CacheInfo, Why>) {
-        let Some(name) = self.lookups.remove(&request) else {
-            return;
-        };
+        let Some(name) = self.lookups.remove(&request) else { return };
         match result {
             Ok(info) => {
-                if self.watched.len() < MAX_WATCHED {
+                if self.answer_fits(request, Message::Found { request, info })
+                    && self.watched.len() < MAX_WATCHED
+                {
                     self.watched.insert(name);
                 }
-                self.send(Message::Found { request, info });
             }
             Err(why) => self.send(Message::Refused { request, why, text: format!("cache {name:?}") }),
         }
+    }
+
+    /// Sends an answer whose length depends on us, or a refusal when the peer takes no frame of that length.
+    fn answer_fits(&mut self, request: u32, answer: Message) -> bool {
+        let (bytes, limit) = (answer.frame_bytes_max(), self.peer_frame_bytes);
+        let fits = bytes <= limit.into();
+        if fits {
+            self.send(answer);
+        } else {
+            let text = format!("the answer takes {bytes} bytes; your limit control_frame_bytes is {limit}");
+            self.send(Message::Refused { request, why: Why::Full, text });
+        }
+        fits
     }
 
     fn claimed(&mut self, request: u32, info: ClaimInfo) {

@@ -324,6 +324,31 @@ fn requests_are_limited_on_both_sides() {
 }
 
 #[test]
+fn an_answer_that_the_peer_has_no_room_for_is_refused_and_leaves_no_lease_held() {
+    let mut client = config(Side::Client, 1);
+    client.hello.limits.control_frame_bytes = 65_536;
+    let mut pair = Pair::new(client, config(Side::Server, 2));
+    pair.take(0);
+    pair.take(1);
+    for (spans, fits) in [(8_000, true), (9_000, false)] {
+        let spans = (0..spans).map(|n| crate::BlockSpan { first: crate::BlockId(2 * n), count: 1 }).collect();
+        let blocks = Arc::new(crate::wire::BlockSpans(vec![spans]));
+        pair.call(0, Command::Claim { token: token(2, 5) });
+        pair.take(1);
+        pair.call(1, Command::Decide { grant: grant(5), result: Ok(ClaimInfo { blocks, ..info(5) }) });
+        let events = pair.take(0);
+        let [Event::ClaimAnswered { result, .. }] = &events[..] else { panic!("{events:?}") };
+        match result {
+            Ok(_) => assert!(fits),
+            Err(refusal) => {
+                assert!(!fits && refusal.why == Why::Full && refusal.text.contains("control_frame_bytes"))
+            }
+        }
+        assert_eq!(pair.take(1), if fits { vec![] } else { vec![Event::Released { grant: grant(5) }] });
+    }
+}
+
+#[test]
 fn outputs_that_are_not_taken_meet_their_limit() {
     let mut pair = Pair::established();
     for _ in 0..MAX_OUTPUTS {
