@@ -1,7 +1,13 @@
 //! What tests of several crates share. Used from tests only.
 
 mod absent;
+#[cfg(feature = "engine")]
+pub mod conformance;
 pub mod fuzz;
+#[cfg(feature = "engine")]
+pub mod oracle;
 pub mod sim;
+#[cfg(feature = "engine")]
+pub mod watchdog;
 
 pub use absent::cannot_run;

@@ -1,0 +1,169 @@
+//! What the facts stand on: engines of one transport, with memory that crashes late touches where it can.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropeway::{
+    BlockId, Cache, Engine, Grant, Host, Lease, LeaseOptions, Limits, Peer, Region, Rights, Route, Strided,
+    TransportKind,
+};
+use ropeway_transport::memory::guard::{Guarded, Protection};
+
+use crate::watchdog::WAIT;
+
+/// A transport under test.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    /// Which.
+    pub kind: TransportKind,
+}
+
+/// An engine with one region.
+pub struct Side {
+    /// The engine.
+    pub engine: Engine,
+    /// Its region.
+    pub region: Region,
+    /// The region's pages, where the test owns them.
+    guard: Option<Arc<Guarded>>,
+}
+
+/// Two engines that are connected. The owner gives out leases on its blocks; the importer's transfers use them.
+pub struct Pair {
+    /// Gives out leases.
+    pub owner: Side,
+    /// Reads and writes the owner's blocks.
+    pub importer: Side,
+    /// The owner, as the importer sees it.
+    pub peer: Peer,
+}
+
+impl Ground {
+    /// An engine that has only this transport.
+    pub fn engine(&self, limits: Limits) -> Engine {
+        let here = "127.0.0.1:0".parse().expect("an address");
+        Engine::builder().limits(limits).listen(here).transports(&[self.kind]).open().expect("engine")
+    }
+
+    /// An engine with a region of `bytes`, between guard pages unless peers are to map it.
+    pub fn side(&self, bytes: u64, exported: bool, limits: Limits) -> Side {
+        let engine = self.engine(limits);
+        if exported && self.kind == TransportKind::Shm {
+            let region = engine.alloc(Host::shared(bytes)).expect("shared memory");
+            return Side { engine, region, guard: None };
+        }
+        let guard = Arc::new(Guarded::new(bytes as usize).expect("guarded pages"));
+        assert_eq!(guard.len() as u64, bytes, "regions of tests are whole pages");
+        let base: NonNull<u8> = guard.base();
+        let keep_alive = Box::new(Arc::clone(&guard));
+        // SAFETY: `keep_alive` keeps the pages mapped, and no reference to them is ever made. A test takes away the
+        // right to touch them only where a terminal status has said that nobody does.
+        let region = unsafe { engine.register_raw(base, bytes, keep_alive) }.expect("registered pages");
+        Side { engine, region, guard: Some(guard) }
+    }
+
+    /// Two connected engines with a region of `bytes` each. The importer's is guarded whatever the transport, since
+    /// nobody imports it.
+    pub fn pair(&self, bytes: u64) -> Pair {
+        self.pair_with(bytes, Limits::default())
+    }
+
+    /// The same with limits.
+    pub fn pair_with(&self, bytes: u64, limits: Limits) -> Pair {
+        let owner = self.side(bytes, true, limits.clone());
+        let importer = self.side(bytes, false, limits);
+        let peer = connect(&importer, &owner);
+        assert_eq!(peer.transports(), [self.kind], "{:?}", peer.refused_transports());
+        Pair { owner, importer, peer }
+    }
+}
+
+/// Connects `from` to `to`.
+pub(super) fn connect(from: &Side, to: &Side) -> Peer {
+    from.engine.connect(&to.engine.descriptor(), WAIT).expect("connect").wait().expect("connected")
+}
+
+impl Side {
+    /// Publishes `kv`: one group, one dense part over the whole region.
+    pub fn dense(&self, block: u64) -> Cache {
+        let blocks = (self.region.len() / block) as u32;
+        let builder = self.engine.cache("kv").group("g0", 1);
+        builder.part("p", &self.region, Strided::dense(0, block, blocks)).publish().expect("published")
+    }
+
+    /// Drops every handle. What comes back tells whether the region's memory was let go of.
+    pub fn drop_all(self) -> impl Fn() -> bool {
+        let Self { engine, region, guard } = self;
+        drop((region, engine));
+        move || guard.as_ref().is_none_or(|guard| Arc::strong_count(guard) == 1)
+    }
+
+    /// From here on a touch of the region's pages is a crash (where the test owns them).
+    pub fn forbid(&self) {
+        if let Some(guard) = &self.guard {
+            guard.protect(0..guard.len(), Protection::None).expect("mprotect");
+        }
+    }
+
+    /// Lets the test look at the pages again.
+    pub fn allow(&self) {
+        if let Some(guard) = &self.guard {
+            guard.protect(0..guard.len(), Protection::ReadWrite).expect("mprotect");
+        }
+    }
+}
+
+impl Pair {
+    /// Matches the caches named `kv`.
+    pub fn route(&self, importers: &Cache) -> Route {
+        self.peer.route(importers, "kv", WAIT).expect("route").wait().expect("routed")
+    }
+
+    /// A lease of the owner and the importer's grant under it.
+    pub fn lease(&self, owners: &Cache, ids: &[&[BlockId]], rights: Rights) -> (Lease, Grant) {
+        self.lease_with(owners, ids, rights, LeaseOptions::default())
+    }
+
+    /// The same with options.
+    pub fn lease_with(
+        &self,
+        owners: &Cache,
+        ids: &[&[BlockId]],
+        rights: Rights,
+        options: LeaseOptions,
+    ) -> (Lease, Grant) {
+        let lease = owners.lease(ids, rights, options).expect("lease");
+        let grant = self.peer.claim(&lease.token(), WAIT).expect("claim").wait().expect("claimed");
+        (lease, grant)
+    }
+
+    /// After a status that called both sides quiet: whoever touches the pages within the next moment crashes.
+    pub fn expect_quiet(&self) {
+        self.owner.forbid();
+        self.importer.forbid();
+        std::thread::sleep(Duration::from_millis(3));
+        self.owner.allow();
+        self.importer.allow();
+    }
+
+    /// Closes both engines. Nothing may be left that could touch memory: its pages are forbidden from then on.
+    ///
+    /// # Panics
+    /// When something is still held.
+    pub fn close(self) {
+        let Self { owner, importer, peer } = self;
+        drop(peer);
+        for side in [&importer, &owner] {
+            let report = side.engine.close(WAIT).expect("close");
+            assert!(report.held.is_empty(), "left after close: {:?}", report.held);
+        }
+        importer.forbid();
+        owner.forbid();
+    }
+}
+
+/// Block ids.
+pub(super) fn ids(range: std::ops::Range<u32>) -> Vec<BlockId> {
+    range.map(BlockId).collect()
+}
