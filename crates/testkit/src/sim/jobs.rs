@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use ropeway_core::machine::directory::Change;
 use ropeway_core::machine::lease::LeaseRequest;
 use ropeway_core::machine::session::Command;
 use ropeway_core::wire::Token;
 use ropeway_core::wire::message::ClaimInfo;
-use ropeway_core::{GrantId, Op, PeerId, Rights, StatusKind};
+use ropeway_core::{CacheLayout, GrantId, Op, PeerId, RegionId, Rights, StatusKind};
 
+use super::Mutation;
 use super::data::{Phase, Transfer};
 use super::engine::{Offered, ids};
 use super::world::{Event, WORDS, World};
+
+/// A cache that comes and goes.
+const AUX: &str = "aux";
 
 /// A token on its way through an importer.
 #[derive(Clone, Debug)]
@@ -45,6 +50,9 @@ impl World {
         let life = self.nodes[node];
         if !self.lives[life].alive || self.lives[life].paused {
             return;
+        }
+        if self.rng.chance(10) {
+            self.republish(life);
         }
         let count = 1 + self.rng.below(3) as usize;
         let Some((tenant, blocks)) = self.allocate(life, count) else { return };
@@ -145,6 +153,59 @@ impl World {
         if peer.side == 0 {
             let known = peer.remote.known("kv");
             self.call(life, id, Command::Lookup { name: "kv".into(), known });
+            self.look_up_aux(life, id);
+        }
+    }
+
+    fn look_up_aux(&mut self, life: usize, id: PeerId) {
+        let known = self.lives[life].engine.peers[&id].remote.known(AUX);
+        self.call(life, id, Command::Lookup { name: AUX.into(), known });
+    }
+
+    /// Publishes a second cache, which nothing is leased from, anew, or withdraws it.
+    pub(super) fn republish(&mut self, life: usize) {
+        let withdraw = self.rng.chance(30);
+        let layout = CacheLayout::whole_region(AUX, RegionId { slot: 1, generation: 1 }, 8);
+        let layout = layout.build(|_| Some(8), &self.limits).expect("the layout fits its region");
+        let directory = &mut self.lives[life].engine.directory;
+        let changes = match directory.lookup(AUX, None) {
+            Ok(info) if withdraw => directory.withdraw(info.cache).into_iter().collect(),
+            _ => directory.publish(&layout).expect("there is room for two").1,
+        };
+        let peers: Vec<PeerId> = self.lives[life].engine.peers.keys().copied().collect();
+        for Change { cache, version, live, name } in changes {
+            self.stats.changes += 1;
+            for &peer in &peers {
+                self.call(life, peer, Command::Changed { cache, version, live, name: name.clone() });
+            }
+        }
+        self.settle(life);
+    }
+
+    pub(super) fn cache_changed(&mut self, life: usize, id: PeerId, change: &Change) {
+        if self.broken(Mutation::MissChanges) {
+            return;
+        }
+        let Some(peer) = self.lives[life].engine.peers.get_mut(&id) else { return };
+        if peer.remote.changed(change) && self.rng.chance(50) {
+            self.look_up_aux(life, id);
+        }
+    }
+
+    /// After the calm, what counts as current at a peer is what its owner has published.
+    pub(super) fn check_directories(&mut self) {
+        let mut strange = None;
+        for life in self.lives.iter().filter(|life| life.alive) {
+            for peer in life.engine.peers.values().filter(|peer| peer.side == 0 && !peer.over) {
+                let owner = &self.lives[self.conns[peer.conn].lives[1]];
+                if let Some(known) = peer.remote.current(AUX).filter(|_| owner.alive) {
+                    let now = owner.engine.directory.lookup(AUX, None).map(|info| info.cache);
+                    strange = strange.or((now != Ok(known.cache)).then_some((known.cache, now)));
+                }
+            }
+        }
+        if let Some((known, now)) = strange {
+            self.fail(format!("a peer takes cache {known} for current, its owner has {now:?}"));
         }
     }
 

@@ -40,6 +40,10 @@ pub enum Mutation {
     ReuseUnquiet,
     /// The owner's own serving work is not counted.
     ForgetServing,
+    /// A lost session is taken for proof that its peer is done.
+    TrustLostSessions,
+    /// News of withdrawn and republished caches is not heeded.
+    MissChanges,
 }
 
 /// How large a run is, and what is broken in it.
@@ -101,6 +105,7 @@ pub struct Stats {
     pub cuts: u64,
     pub stale_incarnations: u64,
     pub fatal: u64,
+    pub changes: u64,
 }
 
 impl std::ops::AddAssign for Stats {
@@ -125,6 +130,7 @@ impl std::ops::AddAssign for Stats {
         self.cuts += other.cuts;
         self.stale_incarnations += other.stale_incarnations;
         self.fatal += other.fatal;
+        self.changes += other.changes;
     }
 }
 

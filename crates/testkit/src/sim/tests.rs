@@ -44,6 +44,7 @@ fn rare_things_happened(sum: &Stats) {
         ("cuts", sum.cuts),
         ("stale_incarnations", sum.stale_incarnations),
         ("fatal", sum.fatal),
+        ("changes", sum.changes),
     ];
     for (name, count) in marks {
         assert!(count >= 20, "{name} happened {count} times: {sum:?}");
@@ -86,5 +87,7 @@ caught! {
     looking_before_publishing_is_caught: CheckBeforePublish, "write";
     losing_proofs_is_caught: DropProofs, "after the calm";
     reusing_unquiet_blocks_is_caught: ReuseUnquiet, "landed in block";
+    taking_a_lost_session_for_proof_is_caught: TrustLostSessions, "was freed while";
+    missing_the_news_of_caches_is_caught: MissChanges, "for current";
     forgetting_to_count_served_requests_is_caught: ForgetServing, "was freed while";
 }

@@ -334,5 +334,6 @@ impl World {
                 return self.fail(format!("life {index}: after the calm, {count} {what}"));
             }
         }
+        self.check_directories();
     }
 }
