@@ -207,7 +207,10 @@ impl Expansion {
             }
             let room = &mut out[filled..];
             filled += match lane.grain {
-                Grain::Span => fill_spans(lane, spans, at, room, &mut budget),
+                Grain::Span => {
+                    let longest = self.groups[usize::from(lane.group)].longest;
+                    fill_spans(lane, spans, longest, at, room, &mut budget)
+                }
                 Grain::Block if lane.row_bytes <= MAX && at.byte == 0 && lane.row_bytes <= budget => {
                     fill_blocks(lane, spans, at, room, &mut budget)
                 }
@@ -323,30 +326,49 @@ fn span_runs(lane: &Lane, group: &GroupSpans, spans: &[Span]) -> u64 {
 }
 
 /// Spans as single pieces.
-fn fill_spans(lane: &Lane, spans: &[Span], at: &mut Cursor, out: &mut [Run], budget: &mut u64) -> usize {
-    let mut filled = 0;
-    let mut left = *budget;
-    for span in &spans[at.span as usize..] {
-        if filled == out.len() || left == 0 {
-            break;
-        }
-        let whole = u64::from(span.blocks) * lane.row_bytes;
-        let len = (whole - at.byte).min(MAX).min(left);
-        let local = lane.local.base + u64::from(span.local) * lane.local.stride + at.byte;
-        let remote = lane.remote.base + u64::from(span.remote) * lane.remote.stride + at.byte;
-        out[filled] = lane.run(local, remote, len);
-        filled += 1;
-        left -= len;
-        at.byte += len;
-        if at.byte < whole {
-            // A cut or a split: rare, so the caller comes back for the rest.
-            break;
-        }
+fn fill_spans(
+    lane: &Lane,
+    spans: &[Span],
+    longest: u32,
+    at: &mut Cursor,
+    out: &mut [Run],
+    budget: &mut u64,
+) -> usize {
+    let most = u64::from(longest) * lane.row_bytes;
+    let fits = if at.byte == 0 && most <= MAX { *budget / most } else { 0 };
+    if fits == 0 {
+        return fill_span(lane, spans, at, out, budget);
+    }
+    let spans = &spans[at.span as usize..];
+    let count = (spans.len().min(out.len()) as u64).min(fits) as usize;
+    let mut bytes = 0;
+    for (span, run) in spans[..count].iter().zip(out) {
+        let len = u64::from(span.blocks) * lane.row_bytes;
+        let local = lane.local.base + u64::from(span.local) * lane.local.stride;
+        let remote = lane.remote.base + u64::from(span.remote) * lane.remote.stride;
+        *run = lane.run(local, remote, len);
+        bytes += len;
+    }
+    *budget -= bytes;
+    at.span += count as u32;
+    count
+}
+
+/// One run of a span that the budget may cut, that was begun, or that is longer than a run can be.
+#[cold]
+fn fill_span(lane: &Lane, spans: &[Span], at: &mut Cursor, out: &mut [Run], budget: &mut u64) -> usize {
+    let span = &spans[at.span as usize];
+    let whole = u64::from(span.blocks) * lane.row_bytes;
+    let len = (whole - at.byte).min(MAX).min(*budget);
+    let place = |side: &Side, first: u32| side.base + u64::from(first) * side.stride + at.byte;
+    out[0] = lane.run(place(&lane.local, span.local), place(&lane.remote, span.remote), len);
+    *budget -= len;
+    at.byte += len;
+    if at.byte == whole {
         at.byte = 0;
         at.span += 1;
     }
-    *budget = left;
-    filled
+    1
 }
 
 /// Blocks as single pieces; at least one fits.
