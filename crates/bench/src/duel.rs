@@ -114,7 +114,7 @@ impl<'a> Duel<'a> {
         self.reset_source()?;
         if let Some(mut reference) = self.reference.take() {
             self.choose_routine(&mut reference)?;
-            outcome.reference = Some((reference.name(), self.plan.reference_threads));
+            outcome.reference = Some((reference.name(), reference.crew.threads()));
             self.reference = Some(reference);
         }
         let rounds = self.plan.warmup + self.plan.rounds;
@@ -221,16 +221,17 @@ impl<'a> Duel<'a> {
         })
     }
 
-    /// Copies with the better routine of the two on this work, as measured here.
+    /// Copies with the better routine of the two on this work, as measured here: the one that costs less CPU time, which
+    /// neighbours on the machine disturb least.
     fn choose_routine(&mut self, reference: &mut Reference) -> Result<(), Failure> {
         let Way::Copy { .. } = reference.way else { return Ok(()) };
         let mut best = (f64::INFINITY, Routine::Plain);
         for _ in 0..4 {
             for routine in Routine::ALL {
                 reference.routine = routine;
-                let seconds = self.reference_rep(reference)?.seconds;
-                if seconds < best.0 {
-                    best = (seconds, routine);
+                let cpu = self.reference_rep(reference)?.cpu();
+                if cpu < best.0 {
+                    best = (cpu, routine);
                 }
             }
         }

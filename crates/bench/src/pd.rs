@@ -167,12 +167,12 @@ fn print(options: &Pd, outcome: &Outcome) -> Result<(), Failure> {
         return Ok(output::json_line(&figures)?);
     }
     let title = format!(
-        "{} prompts of {} tokens of {} ({} fragmentation), {} at a time",
+        "{} prompts of {} tokens of {}, {} at a time, fragmentation {:.2}",
         figures.requests,
         output::grouped(figures.tokens.into()),
         figures.model,
-        figures.fragmentation,
-        figures.concurrency
+        figures.concurrency,
+        figures.fragmentation
     );
     let share = |share: Option<Quartiles>| match share {
         Some(q) => {
@@ -182,7 +182,7 @@ fn print(options: &Pd, outcome: &Outcome) -> Result<(), Failure> {
     };
     let reference = match (&figures.reference, figures.reference_gbps) {
         (Some(name), Some(gbps)) => {
-            format!("{gbps:.2} GB/s  ({name}, {} threads)", figures.reference_threads)
+            format!("{gbps:.2} GB/s  ({name}, threads: {})", figures.reference_threads)
         }
         _ => "none for this way".to_owned(),
     };
