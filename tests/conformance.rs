@@ -21,3 +21,4 @@ macro_rules! suite {
 ropeway_testkit::for_each_fact!(suite(loopback, ropeway::TransportKind::Loopback));
 ropeway_testkit::for_each_fact!(suite(shm, ropeway::TransportKind::Shm));
 ropeway_testkit::for_each_fact!(suite(cma, ropeway::TransportKind::Cma));
+ropeway_testkit::for_each_fact!(suite(tcp, ropeway::TransportKind::Tcp));
