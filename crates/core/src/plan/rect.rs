@@ -75,6 +75,20 @@ impl Rect {
 }
 
 /// Which bytes of a part's blocks travel, and where they go in the other side's blocks.
+///
+/// A block of [128 tokens, 8 heads, 128 bytes] here, and one of two peers that hold 4 heads each:
+///
+/// ```
+/// use ropeway_core::{Rect, Slice};
+///
+/// let head_bytes = 128;
+/// let upper = Slice::new(
+///     "layers.0.k",
+///     Rect { offset: 4 * head_bytes, rows: 128, row_bytes: 4 * head_bytes, row_stride: 8 * head_bytes },
+///     Rect::whole(128 * 4 * head_bytes),
+/// );
+/// assert_eq!(upper.local.bytes(), upper.remote.bytes());
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Slice {
     /// The part's name. A part may have several slices, as long as they do not overlap where they are written.

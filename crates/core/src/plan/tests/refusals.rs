@@ -89,6 +89,28 @@ fn a_layer_is_a_range_of_the_route() {
 }
 
 #[test]
+fn two_peers_with_half_the_heads_each_fill_a_block() {
+    let ours = build(CacheLayout::builder("kv").group("g", 1).part("k", REGION, Strided::dense(0, 64, 4)));
+    let theirs = build(CacheLayout::builder("kv").group("g", 1).part("k", REGION, Strided::dense(0, 32, 4)));
+    let mut written = vec![0; 64];
+    for peer in 0..2 {
+        // 8 tokens of 8 bytes here, of which each peer has 4.
+        let half = Rect { offset: 4 * peer, rows: 8, row_bytes: 4, row_stride: 8 };
+        let slices = [Slice::new("k", half, Rect::whole(32))];
+        let route = RouteMap::new(&ours, &theirs, &slices, RouteParts::Exact, &Limits::default()).unwrap();
+        let plan = route.plan(Op::Read, &[&ids(&[2])], &[&ids(&[1])], &Scope::default()).unwrap();
+        let runs = super::all(&plan);
+        assert_eq!((runs.len(), plan.total_bytes()), (8, 32));
+        let (first, last) = (runs[0], runs[7]);
+        assert_eq!((first.local, first.remote, first.len), (2 * 64 + 4 * peer, 32, 4));
+        assert_eq!((last.local, last.remote, last.len), (2 * 64 + 4 * peer + 7 * 8, 32 + 7 * 4, 4));
+        let bytes = runs.iter().flat_map(|run| run.local..run.local + u64::from(run.len));
+        bytes.for_each(|byte| written[byte as usize - 2 * 64] += 1);
+    }
+    assert!(written.iter().all(|times| *times == 1));
+}
+
+#[test]
 fn a_refused_plan_says_why() {
     let route =
         RouteMap::new(&build(kv()), &build(kv()), &[], RouteParts::Exact, &Limits::default()).unwrap();
