@@ -1,7 +1,7 @@
 //! A thread that waits for a batch moves the bytes of its streams itself; the I/O thread leaves them alone meanwhile.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,8 @@ use crate::State;
 /// How long a thread looks for the answer to a small request before it sleeps. Waking up costs 10 to 20 us; a longer
 /// spin takes the core from whoever makes the answer.
 const SPIN: Duration = Duration::from_micros(40);
+/// One small batch in so many tries the way that was slower of late.
+const TRIAL: u32 = 32;
 
 /// Threads that may spin at a time: always one core less than there are, none on one core.
 pub(super) struct Spinners {
@@ -37,6 +39,36 @@ impl Spinners {
 
     fn leave(&self) {
         self.spinning.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether to spin or to sleep for the answer to a small batch: what was quicker of late. With idle cores spinning
+/// saves a wake-up; with busy ones it keeps the answer from being made.
+#[derive(Default)]
+pub(super) struct Habit {
+    batches: AtomicU32,
+    /// Running means in nanoseconds: asleep, spinning. 0: not tried.
+    means: [AtomicU32; 2],
+}
+
+impl Habit {
+    fn choose(&self) -> bool {
+        let [asleep, spinning] = [0, 1].map(|way| self.means[way].load(Ordering::Relaxed));
+        let quicker = spinning <= asleep;
+        let trial = self.batches.fetch_add(1, Ordering::Relaxed).is_multiple_of(TRIAL);
+        quicker != trial
+    }
+
+    fn learn(&self, spun: bool, took: Duration) {
+        let mean = &self.means[usize::from(spun)];
+        let before = mean.load(Ordering::Relaxed);
+        let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
+        // An outlier (a descheduled thread) counts as four times the usual at most.
+        let now = match before {
+            0 => took,
+            _ => before - before / 8 + took.min(before.saturating_mul(4)) / 8,
+        };
+        mean.store(now.max(1), Ordering::Relaxed);
     }
 }
 
@@ -86,9 +118,32 @@ fn give_back(link: &LinkCore, lane: &Lane) {
 }
 
 fn run(link: &LinkCore, state: &State, until: Option<Instant>, lanes: &[&Lane], small: bool) {
-    let mut spin_until = None;
-    let mut spins = small && link.shared.spinners.enter();
-    let spun = spins;
+    if !small {
+        return turns(link, state, until, lanes, None);
+    }
+    let began = Instant::now();
+    let habit = &lanes[0].habit;
+    let spins = habit.choose() && link.shared.spinners.enter();
+    if spins {
+        turns(link, state, until, lanes, Some(began + SPIN));
+        link.shared.spinners.leave();
+    } else {
+        // The request has just left: nothing can be there yet.
+        sleep(lanes, until.map(|until| until.saturating_duration_since(began)));
+        turns(link, state, until, lanes, None);
+    }
+    if state.is_done() {
+        habit.learn(spins, began.elapsed());
+    }
+}
+
+fn turns(
+    link: &LinkCore,
+    state: &State,
+    until: Option<Instant>,
+    lanes: &[&Lane],
+    mut spin_until: Option<Instant>,
+) {
     loop {
         let (mut bytes, mut more) = (0, false);
         for lane in lanes {
@@ -96,32 +151,27 @@ fn run(link: &LinkCore, state: &State, until: Option<Instant>, lanes: &[&Lane], 
             bytes += turn.bytes;
             more |= turn.more;
         }
-        if state.is_done() || link.is_dying() {
-            break;
+        if state.is_done() {
+            return;
+        }
+        if link.is_dying() {
+            // The I/O thread tears the link down and ends the batch.
+            state.park(until);
+            return;
         }
         let now = Instant::now();
         if until.is_some_and(|until| until <= now) {
-            break;
+            return;
         }
         if more || bytes > 0 {
             continue;
         }
-        if spins {
-            if now < *spin_until.get_or_insert(now + SPIN) {
-                std::hint::spin_loop();
-                continue;
-            }
-            spins = false;
-            link.shared.spinners.leave();
+        if spin_until.is_some_and(|until| now < until) {
+            std::hint::spin_loop();
+            continue;
         }
+        spin_until = None;
         sleep(lanes, until.map(|until| until - now));
-    }
-    if spun && spins {
-        link.shared.spinners.leave();
-    }
-    if !state.is_done() && link.is_dying() {
-        // The I/O thread tears the link down and ends the batch.
-        state.park(until);
     }
 }
 

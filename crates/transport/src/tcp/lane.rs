@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ropeway_core::{Error, ErrorKind, GrantId, Quiet, Status, StatusKind};
 
+use super::drive::Habit;
 use super::flight::{Flight, Part};
 use super::gate::Using;
 use super::link::LinkCore;
@@ -32,6 +33,7 @@ pub(super) struct Lane {
     conn: Mutex<Conn>,
     /// Wakes the thread that drives this stream.
     pub(super) bell: Bell,
+    pub(super) habit: Habit,
     /// Requests of ours that the peer may still answer.
     pub(super) open: AtomicUsize,
     /// Something waits to be sent.
@@ -160,6 +162,7 @@ impl Lane {
         Ok(Self {
             index,
             bell,
+            habit: Habit::default(),
             stream,
             using: Using::default(),
             orders: Mutex::default(),
@@ -236,7 +239,13 @@ impl Lane {
     /// The link is over: see [`Conn::tear_down`].
     pub(super) fn tear_down(&self, link: &LinkCore, kind: StatusKind) {
         let mut effects = Effects::default();
-        self.lock().tear_down(kind, &mut effects);
+        {
+            let mut conn = self.lock();
+            conn.tear_down(kind, &mut effects);
+            // A thread that panicked may have left its grant published.
+            self.using.leave();
+            effects.left = true;
+        }
         self.open.fetch_sub(effects.closed, Ordering::Relaxed);
         link.tell(self, effects, Who::Io);
         self.look_again(link);

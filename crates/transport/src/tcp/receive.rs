@@ -1,9 +1,12 @@
 //! The receiving half of a stream: headers, request bodies, and region bytes scattered straight into place.
 
+use std::collections::HashMap;
+
 use bytes::BytesMut;
 use ropeway_core::{Op, Status, StatusKind};
 
 use super::SMALL_BYTES;
+use super::flight::Part;
 use super::lane::{Broken, Conn, Effects, Lane, Step};
 use super::link::LinkCore;
 use super::served::{Serving, refusal};
@@ -18,6 +21,8 @@ use crate::ServeRequest;
 const SERVING_MAX: usize = 2 * OPEN_REQUESTS_MAX;
 /// Bytes thrown away by one call.
 const BIN_BYTES: usize = 16 << 10;
+/// Bytes read beyond a header while no region bytes are expected: a small request comes whole, by one call.
+const AHEAD_BYTES: usize = 512;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Expect {
@@ -56,6 +61,12 @@ pub(super) struct Receiver {
     body: BytesMut,
     body_of: Option<(u64, Op, u32)>,
     window: Window,
+    /// Bytes that came along with a header, and which of them are not looked at yet.
+    ahead: Vec<u8>,
+    ahead_at: usize,
+    ahead_end: usize,
+    /// The call that brought them brought all it could: there is more.
+    ahead_full: bool,
 }
 
 impl Receiver {
@@ -68,12 +79,17 @@ impl Receiver {
             body: BytesMut::new(),
             body_of: None,
             window: Window::default(),
+            ahead: Vec::new(),
+            ahead_at: 0,
+            ahead_end: 0,
+            ahead_full: false,
         }
     }
 
     /// Forgets everything: the stream is over.
     pub(super) fn clear(&mut self) {
         self.body = BytesMut::new();
+        (self.ahead_at, self.ahead_end) = (0, 0);
         self.window.clear();
         self.expect = Expect::Header;
     }
@@ -98,6 +114,26 @@ impl Receiver {
     }
 }
 
+/// Where a data segment's bytes belong.
+fn place<'a>(
+    asked: &'a mut HashMap<u64, Part>,
+    serving: &'a mut HashMap<u64, Serving>,
+    to: To,
+) -> Option<Place<'a>> {
+    match to {
+        To::Asked(id) => asked.get_mut(&id).map(|part| Place {
+            runs: &*part.flight.runs,
+            cursor: &mut part.cursor,
+            memory: &part.flight.memory,
+        }),
+        To::Served(id) => serving.get_mut(&id).and_then(|serving| {
+            let served = &serving.work.as_ref()?.served;
+            Some(Place { runs: &*served.runs, cursor: &mut serving.cursor, memory: &served.memory })
+        }),
+        To::Bin => None,
+    }
+}
+
 impl Conn {
     /// Receives once.
     pub(super) fn receive_some(
@@ -106,9 +142,13 @@ impl Conn {
         lane: &Lane,
         effects: &mut Effects,
     ) -> Result<Step, Broken> {
+        if self.receiver.ahead_at < self.receiver.ahead_end {
+            return self.receive_ahead(link, lane, effects);
+        }
         let mut bin = [std::mem::MaybeUninit::<u8>::uninit(); BIN_BYTES];
         let mut pieces = Pieces::new();
         let named = self.gather_data(link, lane, effects, &mut pieces)?;
+        let reads_ahead = self.receiver.expect == Expect::Header && !self.expects_data();
         match self.receiver.expect {
             Expect::Data { left, .. } => match named {
                 Some(named) if named < left => {}
@@ -118,6 +158,10 @@ impl Conn {
             Expect::Header => {
                 let rest = &mut self.receiver.header[self.receiver.have..];
                 pieces.push(rest.as_mut_ptr(), rest.len());
+                if reads_ahead {
+                    self.receiver.ahead.resize(AHEAD_BYTES, 0);
+                    pieces.push(self.receiver.ahead.as_mut_ptr(), AHEAD_BYTES);
+                }
             }
             Expect::Body { left, .. } => {
                 // Grown as the bytes come: a peer does not make us reserve what it only announces.
@@ -127,23 +171,108 @@ impl Conn {
                 pieces.push(room.as_mut_ptr().cast(), len);
             }
         }
-        // SAFETY: the pieces are the header, the bin and the body's spare room, which live until the call returns and
-        // are not referred to meanwhile, and ranges that `Memory::range` vouched for, of memory that `asked` or
-        // `serving` pins and to which no reference is ever made. Lease memory is entered.
+        // SAFETY: the pieces are the header, what is read ahead, the bin and the body's spare room, which live until the
+        // call returns and are not referred to meanwhile, and ranges that `Memory::range` vouched for, of memory that
+        // `asked` or `serving` pins and to which no reference is ever made. Lease memory is entered.
         let moved = unsafe { socket::receive(lane.fd(), &mut pieces) };
-        if let Expect::Data { to: To::Served(_), .. } = self.receiver.expect {
-            lane.using.leave();
-            effects.left = true;
-        }
+        self.leave(lane, effects);
         match moved {
             Moved::Bytes(bytes) => {
-                let again = bytes == pieces.bytes();
-                self.received(bytes, link, effects)?;
-                Ok(Step { bytes, again })
+                let full = bytes == pieces.bytes();
+                let mut used = bytes;
+                if let Expect::Header = self.receiver.expect {
+                    used = bytes.min(HEADER_BYTES - self.receiver.have);
+                    self.receiver.ahead_at = 0;
+                    self.receiver.ahead_end = bytes - used;
+                    self.receiver.ahead_full = full;
+                }
+                if let Expect::Body { .. } = self.receiver.expect {
+                    let body = &mut self.receiver.body;
+                    // SAFETY: the kernel has written so many bytes into the spare room, from its start on.
+                    unsafe { body.set_len(body.len() + bytes) };
+                }
+                self.received(used, link, effects)?;
+                Ok(Step { bytes, again: self.receiver.ahead_end > 0 || full && self.expects() })
             }
             Moved::Blocked => Ok(Step { bytes: 0, again: false }),
             Moved::Ended => Err(Broken::Ended),
             Moved::Broken(code) => Err(Broken::Native(code)),
+        }
+    }
+
+    /// Looks at bytes that came along with a header.
+    fn receive_ahead(&mut self, link: &LinkCore, lane: &Lane, effects: &mut Effects) -> Result<Step, Broken> {
+        let entered = self.enter_data(link, lane, effects)?;
+        let receiver = &mut self.receiver;
+        let ahead = &receiver.ahead[receiver.ahead_at..receiver.ahead_end];
+        let used = match receiver.expect {
+            Expect::Header => {
+                let used = ahead.len().min(HEADER_BYTES - receiver.have);
+                receiver.header[receiver.have..][..used].copy_from_slice(&ahead[..used]);
+                used
+            }
+            Expect::Body { left, .. } => {
+                let used = ahead.len().min(left as usize);
+                receiver.body.extend_from_slice(&ahead[..used]);
+                used
+            }
+            Expect::Data { to, left } => match place(&mut self.asked, &mut self.serving, to) {
+                Some(place) if entered => {
+                    let stored = receiver.window.store(place, left, ahead);
+                    stored.map_err(|_| Broken::Internal("a checked plan names bytes beyond its memory"))?
+                        as usize
+                }
+                _ => ahead.len().min(left as usize),
+            },
+        };
+        receiver.ahead_at += used;
+        self.leave(lane, effects);
+        self.received(used, link, effects)?;
+        let receiver = &self.receiver;
+        let again = receiver.ahead_at < receiver.ahead_end || receiver.ahead_full && self.expects();
+        Ok(Step { bytes: used, again })
+    }
+
+    /// Whether region bytes may come. A guess to the safe side, kept cheap.
+    fn expects_data(&self) -> bool {
+        const FEW: usize = 4;
+        self.asked.len() > FEW
+            || self.serving.len() > FEW
+            || self.asked.values().any(|part| part.flight.op == Op::Read)
+            || self.serving.values().any(|serving| serving.op == Op::Write)
+    }
+
+    /// Whether anything is expected. If not, whoever polls will say when there is something after all.
+    fn expects(&self) -> bool {
+        !self.asked.is_empty()
+            || !self.serving.is_empty()
+            || self.receiver.expect != Expect::Header
+            || self.receiver.have > 0
+    }
+
+    fn leave(&self, lane: &Lane, effects: &mut Effects) {
+        if let Expect::Data { to: To::Served(_), .. } = self.receiver.expect {
+            lane.using.leave();
+            effects.left = true;
+        }
+    }
+
+    /// Enters the gate of the data segment's destination, if it is a lease's. `false`: the bytes go nowhere.
+    fn enter_data(&mut self, link: &LinkCore, lane: &Lane, effects: &mut Effects) -> Result<bool, Broken> {
+        match self.receiver.expect {
+            Expect::Data { to: To::Served(id), .. } => {
+                let grant = self.serving.get(&id).map(|serving| serving.grant);
+                let open = grant.is_some_and(|grant| lane.using.enter(&*link.gate, grant, Op::Write));
+                if !open {
+                    lane.using.leave();
+                    effects.left = true;
+                    self.stop_serving(id, effects)?;
+                    self.receiver.let_alone_served(id);
+                }
+                Ok(open)
+            }
+            Expect::Data { to: To::Asked(_), .. } => Ok(true),
+            _ => Ok(false),
         }
     }
 
@@ -155,29 +284,11 @@ impl Conn {
         effects: &mut Effects,
         pieces: &mut Pieces,
     ) -> Result<Option<u32>, Broken> {
-        let Expect::Data { to, left } = self.receiver.expect else { return Ok(None) };
-        if let To::Served(id) = to {
-            let grant = self.serving.get(&id).map(|serving| serving.grant);
-            if !grant.is_some_and(|grant| lane.using.enter(&*link.gate, grant, Op::Write)) {
-                lane.using.leave();
-                effects.left = true;
-                self.stop_serving(id, effects)?;
-                self.receiver.let_alone_served(id);
-                return Ok(None);
-            }
+        if !self.enter_data(link, lane, effects)? {
+            return Ok(None);
         }
-        let place = match to {
-            To::Asked(id) => self.asked.get_mut(&id).map(|part| Place {
-                runs: &*part.flight.runs,
-                cursor: &mut part.cursor,
-                memory: &part.flight.memory,
-            }),
-            To::Served(id) => self.serving.get_mut(&id).and_then(|serving| {
-                let served = &serving.work.as_ref()?.served;
-                Some(Place { runs: &*served.runs, cursor: &mut serving.cursor, memory: &served.memory })
-            }),
-            To::Bin => None,
-        };
+        let Expect::Data { to, left } = self.receiver.expect else { return Ok(None) };
+        let place = place(&mut self.asked, &mut self.serving, to);
         match place.map(|place| self.receiver.window.gather(place, left, pieces)) {
             None => Ok(None),
             Some(Ok(named)) => Ok(Some(named)),
@@ -192,9 +303,6 @@ impl Conn {
         match self.receiver.expect {
             Expect::Header => self.receiver.have += bytes,
             Expect::Body { id, op, left, more } => {
-                let body = &mut self.receiver.body;
-                // SAFETY: the kernel has written so many bytes into the spare room, from its start on.
-                unsafe { body.set_len(body.len() + bytes) };
                 let left = left - bytes as u32;
                 if left > 0 {
                     self.receiver.expect = Expect::Body { id, op, left, more };

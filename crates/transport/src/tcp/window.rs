@@ -31,9 +31,7 @@ pub(super) struct Place<'a> {
 pub(super) struct Beyond;
 
 impl Window {
-    /// Adds the next pieces of the segment, of which `left` bytes are not moved yet. All are within their memory.
-    /// Leaves room for two pieces more. `Err`: nothing may be moved.
-    pub(super) fn gather(&mut self, place: Place<'_>, left: u32, pieces: &mut Pieces) -> Result<u32, Beyond> {
+    fn refill(&mut self, place: &mut Place<'_>, left: u32) {
         if self.first == self.count {
             if self.runs.is_empty() {
                 self.runs.resize(WINDOW_RUNS, Run::default());
@@ -41,6 +39,17 @@ impl Window {
             self.first = 0;
             self.count = place.runs.fill(place.cursor, &mut self.runs, left.into());
         }
+    }
+
+    /// Adds the next pieces of the segment, of which `left` bytes are not moved yet. All are within their memory.
+    /// Leaves room for two pieces more. `Err`: nothing may be moved.
+    pub(super) fn gather(
+        &mut self,
+        mut place: Place<'_>,
+        left: u32,
+        pieces: &mut Pieces,
+    ) -> Result<u32, Beyond> {
+        self.refill(&mut place, left);
         let mut named = 0;
         for run in &self.runs[self.first..self.count] {
             if pieces.room() <= 2 {
@@ -54,7 +63,25 @@ impl Window {
         if named == 0 || named > left { Err(Beyond) } else { Ok(named) }
     }
 
-    /// The kernel has taken `bytes` of what was gathered.
+    /// Puts bytes that were received ahead where they belong; gives how many. They are moved on by `advance`.
+    pub(super) fn store(&mut self, mut place: Place<'_>, left: u32, from: &[u8]) -> Result<u32, Beyond> {
+        self.refill(&mut place, left);
+        let mut rest = &from[..from.len().min(left as usize)];
+        let mut stored = 0;
+        for run in &self.runs[self.first..self.count] {
+            let piece = rest.len().min(run.len as usize);
+            if piece == 0 {
+                break;
+            }
+            let memory = place.memory.get(usize::from(run.local_region)).ok_or(Beyond)?;
+            memory.write(run.local, &rest[..piece]).map_err(|_| Beyond)?;
+            rest = &rest[piece..];
+            stored += piece as u32;
+        }
+        if stored == 0 { Err(Beyond) } else { Ok(stored) }
+    }
+
+    /// `bytes` of what was gathered or stored are moved.
     pub(super) fn advance(&mut self, mut bytes: u32) {
         while bytes > 0 && self.first < self.count {
             let run = &mut self.runs[self.first];
