@@ -18,6 +18,7 @@ use crate::completion::Completions;
 use crate::control::Target;
 use crate::peer::Peer;
 use crate::pending::{Pending, pending};
+use crate::quarantine::Quarantined;
 use crate::region::{Host, HostKind, Region};
 use crate::secret::{AuthMode, ClusterKey, Psk};
 use crate::shared::Shared;
@@ -203,6 +204,11 @@ impl Engine {
         let shared = self.shared();
         let peers = shared.all_peers().into_iter().filter(|peer| !peer.is_lost());
         peers.map(|peer| Peer::new(peer, shared, false)).collect()
+    }
+
+    /// Memory of ours that something that has ended may still touch, and why. Empty is what it should be.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        self.shared().quarantined()
     }
 
     /// Ends of transfers, released quarantines and fatal events.

@@ -1,6 +1,6 @@
 //! What a session says, carried to the tables; and the requests that go the other way.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ropeway_core::machine::directory::Change;
@@ -68,8 +68,11 @@ impl Shared {
                 tracing::info!(peer = %peer.id(), ?why, %text, by_peer, "session over");
                 self.session_over(peer);
             }
-            Event::CacheChanged { name, live, .. } => {
-                tracing::info!(peer = %peer.id(), %name, live, "a cache of the peer has changed");
+            Event::CacheChanged { cache, version, name, live } => {
+                let change = Change { cache, version, live, name };
+                if lock(&peer.directory).changed(&change) {
+                    tracing::info!(peer = %peer.id(), ?change, "a cache has changed; its routes are of the past");
+                }
             }
             other => tracing::debug!(?other, "session event"),
         }
@@ -199,14 +202,17 @@ impl Shared {
     ) -> Result<Pending<Route>> {
         let (answer, answered) = pending();
         let until = Instant::now() + timeout;
-        let lookup = Command::Lookup { name: name.to_owned(), known: None };
-        let (shared, peer_of, cache) = (Arc::downgrade(self), peer.clone(), cache.clone());
+        let known = lock(&peer.0.inner.directory).known(name);
+        let lookup = Command::Lookup { name: name.to_owned(), known };
+        let (shared, peer_of, cache, name) =
+            (Arc::downgrade(self), peer.clone(), cache.clone(), name.to_owned());
         let found = move |found: Result<CacheInfo>| {
             let Some(shared) = shared.upgrade() else { return };
             // Imports map and populate memory: not on the control thread.
             let work = Arc::clone(&shared);
             shared.control.spawn_blocking(move || {
-                let made = found.and_then(|info| work.make_route(&peer_of, &cache, &info, &options, until));
+                let made =
+                    found.and_then(|info| work.make_route(&peer_of, &cache, &name, &info, &options, until));
                 answer.give(made);
             });
         };
@@ -219,10 +225,12 @@ impl Shared {
         &self,
         peer: &Peer,
         cache: &Cache,
+        name: &str,
         info: &CacheInfo,
         options: &RouteOptions,
         until: Instant,
     ) -> Result<Route> {
+        let info = &lock(&peer.0.inner.directory).found(name, info.clone())?;
         let spec = decode_layout(&info.layout, &self.limits)
             .map_err(|e| Error::new(ErrorKind::Protocol, "route", format!("the peer's layout: {e}")))?;
         // The lengths of the peer's regions are its own to check; offsets past them are refused there or at import.
@@ -322,6 +330,10 @@ impl Shared {
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refused(why: Why, text: &str) -> String {

@@ -9,11 +9,10 @@ use ropeway_core::machine::session::Command;
 use ropeway_core::plan::BlockSet;
 use ropeway_core::wire::Token;
 use ropeway_core::wire::message::Why;
-use ropeway_core::{BlockId, GrantId, PeerId, RegionId, Result, Rights, TransferId};
+use ropeway_core::{BlockId, GrantId, PeerId, RegionId, Result, Rights};
 use ropeway_transport::{Fence, Fenced};
 
 use crate::cache::CacheInner;
-use crate::completion::Completion;
 use crate::event::Start;
 use crate::lease::{Freed, Lease, LeaseInner, LeaseOptions};
 use crate::secret::random;
@@ -91,6 +90,9 @@ impl Shared {
                 if let Some(lease) = handle.as_ref().and_then(|handle| handle.lease.upgrade()) {
                     lease.free(Freed { outcome, quarantined });
                 }
+                if quarantined {
+                    self.release_lease(grant);
+                }
                 self.progress.moved();
             }
             Action::Quarantined { grant, peers, outcome, blocks, .. } => {
@@ -99,17 +101,13 @@ impl Shared {
                     leases.handles.get(&grant).and_then(|handle| handle.lease.upgrade())
                 });
                 if let Some(lease) = lease {
+                    self.withhold_lease(grant, &lease.cache, blocks);
                     lease.withheld(peers);
                 }
             }
             Action::Fatal { grant, peers, since, blocks } => {
+                // The quarantine machine tells the caller; this adds whose proof is missing.
                 tracing::error!(%grant, ?peers, ?since, blocks, "leased blocks are withheld for too long");
-                let bytes = self
-                    .with_leases(|leases, _| leases.cache_of(grant))
-                    .map_or(0, |cache| blocks * cache.layout.bytes_per_id(0));
-                if !self.completions.push(Completion::Fatal { id: TransferId(0), bytes }) {
-                    tracing::error!(%grant, "no room in the completion queue to tell of it");
-                }
             }
             // Done under the lock.
             Action::OpenFence { .. } | Action::CloseFence { .. } => {}
@@ -155,6 +153,7 @@ impl Shared {
         options: LeaseOptions,
     ) -> Result<Lease> {
         let blocks = Arc::new(BlockSet::new(&cache.layout, ids, &self.limits)?);
+        self.check_withheld("lease", cache.id, &blocks)?;
         let mut request = LeaseRequest::new(&self.limits, cache.id, blocks, rights);
         request.expected_holders = options.holders;
         request.ttl = options.ttl.unwrap_or(request.ttl);
@@ -230,14 +229,8 @@ impl Shared {
             leases.table.next_timer()
         });
         let sessions = self.tick_sessions();
-        let now = std::time::Instant::now();
-        for peer in self.all_peers() {
-            for fatal in peer.overdue(now, self.limits.quarantine_fatal_after()) {
-                tracing::error!(peer = %peer.id(), ?fatal, "local blocks are withheld for too long");
-                self.completions.push(fatal);
-            }
-        }
-        let timers = [leases.map(|at| self.instant(at)), sessions, self.check_deadlines()];
+        let quarantine = self.tick_quarantine().map(|at| self.instant(at));
+        let timers = [leases.map(|at| self.instant(at)), sessions, quarantine, self.check_deadlines()];
         timers.into_iter().flatten().min()
     }
 }

@@ -13,7 +13,6 @@ use ropeway_transport::{
     LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, Transport, TransportKind,
 };
 
-use crate::completion::Completion;
 use crate::peer::{Peer, PeerInner};
 use crate::pending::Answer;
 use crate::secret::random;
@@ -185,17 +184,11 @@ impl Shared {
 
     fn link_closed(self: &Arc<Self>, peer: &Arc<PeerInner>, kind: TransportKind, peer_gone: bool) {
         tracing::info!(peer = %peer.id(), transport = %kind, peer_gone, "link closed");
-        let released = peer.remove_link(kind);
+        peer.remove_link(kind);
         for region in self.all_regions() {
             region.withdrawn(peer.id(), kind);
         }
-        for withheld in &released {
-            let told = Completion::Released { id: withheld.id, user_data: withheld.user_data.unwrap_or(0) };
-            if !self.completions.push(told) {
-                tracing::warn!(transfer = withheld.id.0, "the release of quarantined blocks found no room");
-            }
-        }
-        drop(released);
+        self.release_link(peer.id(), kind);
         if peer_gone || peer.links().is_empty() {
             self.links_closed(peer, peer_gone);
         }

@@ -6,15 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use ropeway_core::{Error, ErrorKind, Incarnation, PeerId, Result};
+use ropeway_core::{Error, ErrorKind, Incarnation, Limits, PeerId, RemoteDirectory, Result};
 use ropeway_transport::{Link, TransportKind};
 
 use crate::cache::Cache;
-use crate::completion::Completion;
 use crate::control::Session;
 use crate::grant::Grant;
 use crate::pending::Pending;
-use crate::quarantine::{Quarantined, Withheld};
 use crate::route::{Route, RouteOptions};
 use crate::shared::Shared;
 
@@ -47,7 +45,8 @@ pub(crate) struct PeerInner {
     links: RwLock<BTreeMap<TransportKind, LinkEntry>>,
     /// Transports that were tried and are not to be had, with the reason.
     refused: Mutex<BTreeMap<TransportKind, String>>,
-    withheld: Mutex<Vec<Withheld>>,
+    /// What is known of the peer's caches.
+    pub(crate) directory: Mutex<RemoteDirectory>,
     /// Passive links by the number that the peer gave them.
     expected: Mutex<BTreeMap<u32, TransportKind>>,
     pub(crate) in_flight: AtomicU32,
@@ -86,11 +85,6 @@ impl Peer {
     /// The ways that were tried and do not work, each with its reason.
     pub fn refused_transports(&self) -> Vec<(TransportKind, String)> {
         self.0.inner.refused().iter().map(|(kind, why)| (*kind, why.clone())).collect()
-    }
-
-    /// Blocks of ours that transfers with this peer left without proof that they are quiet.
-    pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.0.inner.quarantined()
     }
 
     /// Asks for the lease that a token names. The grant that comes back is renewed until its last clone is dropped.
@@ -195,14 +189,14 @@ impl fmt::Debug for Peer {
 }
 
 impl PeerInner {
-    pub(crate) fn new(id: PeerId, incarnation: Incarnation, session: Session) -> Self {
+    pub(crate) fn new(id: PeerId, incarnation: Incarnation, session: Session, limits: &Limits) -> Self {
         Self {
             id,
             incarnation,
             session,
             links: RwLock::default(),
             refused: Mutex::default(),
-            withheld: Mutex::default(),
+            directory: Mutex::new(RemoteDirectory::new(limits)),
             expected: Mutex::default(),
             in_flight: AtomicU32::new(0),
             served_requests: AtomicU32::new(0),
@@ -259,13 +253,9 @@ impl PeerInner {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(&link)
     }
 
-    /// Takes a closed link out, and with it what was withheld for its sake.
-    pub(crate) fn remove_link(&self, kind: TransportKind) -> Vec<Withheld> {
+    /// Takes a closed link out.
+    pub(crate) fn remove_link(&self, kind: TransportKind) {
         self.links.write().unwrap_or_else(PoisonError::into_inner).remove(&kind);
-        let mut withheld = self.withheld();
-        let (released, kept) = std::mem::take(&mut *withheld).into_iter().partition(|w| w.over == kind);
-        *withheld = kept;
-        released
     }
 
     pub(crate) fn links(&self) -> Vec<Arc<dyn Link>> {
@@ -291,41 +281,5 @@ impl PeerInner {
 
     pub(crate) fn refused(&self) -> std::sync::MutexGuard<'_, BTreeMap<TransportKind, String>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn withhold(&self, withheld: Withheld) {
-        tracing::warn!(
-            peer = %self.id, transfer = withheld.id.0, bytes = withheld.bytes, "local blocks go into quarantine"
-        );
-        self.withheld().push(withheld);
-    }
-
-    /// Reports memory withheld since before `limit`, once each.
-    pub(crate) fn overdue(&self, now: Instant, limit: Duration) -> Vec<Completion> {
-        let mut withheld = self.withheld();
-        let overdue = withheld.iter_mut().filter(|w| !w.told_fatal && now.duration_since(w.since) >= limit);
-        overdue
-            .map(|w| {
-                w.told_fatal = true;
-                Completion::Fatal { id: w.id, bytes: w.bytes }
-            })
-            .collect()
-    }
-
-    fn quarantined(&self) -> Vec<Quarantined> {
-        let name = self.name();
-        self.withheld()
-            .iter()
-            .map(|w| Quarantined {
-                transfer: w.id,
-                peer: name.clone(),
-                blocks: w.blocks.to_vec(),
-                bytes: w.bytes,
-            })
-            .collect()
-    }
-
-    fn withheld(&self) -> std::sync::MutexGuard<'_, Vec<Withheld>> {
-        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ropeway_core::plan::CopyPlan;
-use ropeway_core::{BlockId, Error, ErrorKind, Op, RegionId, Result, Runs};
+use ropeway_core::{Error, ErrorKind, Op, RegionId, Result, Runs};
 use ropeway_transport::{Batch, Memory, Refusal, Rejected, State, Watcher};
 
 use crate::event::Start;
@@ -29,7 +29,6 @@ pub struct Plan {
     pub(crate) local: Box<[std::sync::Weak<RegionInner>]>,
     /// By `Run::remote_region`.
     pub(crate) remote: Arc<[RegionId]>,
-    pub(crate) local_blocks: Arc<[BlockId]>,
 }
 
 /// How to submit a plan.
@@ -145,6 +144,12 @@ impl Plan {
         if self.grant.is_stale() {
             return Err(stale(&self.grant).into());
         }
+        if self.op == Op::Read && shared.withheld_blocks.load(Ordering::Acquire) > 0 {
+            let cache = &self.route.cache;
+            let blocks =
+                crate::quarantine::block_set(&cache.layout, self.copies.local_blocks(), &shared.limits)?;
+            shared.check_withheld("submit", cache.id, &blocks)?;
+        }
         let place = Place::take(&shared, &self.route, submit.user_data.is_some())?;
         let pins = self.pin()?;
         let submitted = Instant::now();
@@ -162,7 +167,8 @@ impl Plan {
             abandon_after: submit.abandon_after.unwrap_or_else(|| shared.limits.abandon_after()),
             user_data: submit.user_data,
             notify: submit.notify,
-            local_blocks: Arc::clone(&self.local_blocks),
+            copies: Arc::clone(&self.copies),
+            cache: Arc::clone(&self.route.cache),
         });
         let watcher: Arc<dyn Watcher> = Arc::clone(&flight) as Arc<dyn Watcher>;
         let (state, done) = State::new(flight.id, submit.user_data.unwrap_or(0), Arc::clone(&pins), watcher);

@@ -137,8 +137,7 @@ impl Route {
             scope = scope.parts(parts);
         }
         let copies = self.0.map.plan(op, local_ids, remote_ids, &scope)?;
-        let blocks = local_ids.iter().flat_map(|ids| ids.iter().copied()).collect();
-        self.made(op, grant, copies, blocks)
+        self.made(op, grant, copies)
     }
 
     /// Plans a read from a raw list, between two raw caches (see [`Engine::raw_cache`](crate::Engine::raw_cache)):
@@ -162,7 +161,7 @@ impl Route {
         self.check(op, grant)?;
         let within = grant.within(&self.0.remote, &self.0.limits)?;
         let copies = self.0.map.raw(op, list, &Scope::default().within(within))?;
-        self.made(op, grant, copies, Arc::default())
+        self.made(op, grant, copies)
     }
 
     fn check(&self, op: Op, grant: &Grant) -> Result<()> {
@@ -192,7 +191,7 @@ impl Route {
         Ok(())
     }
 
-    fn made(&self, op: Op, grant: &Grant, copies: CopyPlan, local_blocks: Arc<[BlockId]>) -> Result<Plan> {
+    fn made(&self, op: Op, grant: &Grant, copies: CopyPlan) -> Result<Plan> {
         let local = copies.local_regions().iter().map(|id| {
             let region = self.0.cache.regions.iter().find(|region| region.id == *id);
             Arc::downgrade(region.expect("a plan names regions of its route's cache"))
@@ -204,7 +203,6 @@ impl Route {
             grant: grant.clone(),
             op,
             copies: Arc::new(copies),
-            local_blocks,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What all handles of one engine share: its tables, its counters, and the flights in the air.
 //!
-//! Locks are taken in this order and never the other way: leases, grants, peers, caches, regions, flights. No lock is held while a
+//! Locks are taken in this order and never the other way: leases, grants, withheld, peers, caches, regions, flights. No lock is held while a
 //! link, a waker or a keep-alive is called.
 
 use std::collections::HashMap;
@@ -22,6 +22,7 @@ use crate::importing::Grants;
 use crate::leasing::Leases;
 use crate::peer::PeerInner;
 use crate::progress::Progress;
+use crate::quarantine::Withheld;
 use crate::region::RegionInner;
 use crate::secret::Psk;
 use crate::table::Table;
@@ -42,6 +43,9 @@ pub(crate) struct Shared {
     pub(crate) progress: Progress,
     pub(crate) leases: Mutex<Leases>,
     pub(crate) grants: Mutex<Grants>,
+    pub(crate) withheld: Mutex<Withheld>,
+    /// Blocks in quarantine, for a look without the lock.
+    pub(crate) withheld_blocks: AtomicU64,
     pub(crate) peers: RwLock<Table<Arc<PeerInner>>>,
     pub(crate) caches: RwLock<Caches>,
     pub(crate) regions: RwLock<Table<Weak<RegionInner>>>,
@@ -84,6 +88,8 @@ impl Shared {
             completions: Completions::new(limits.completions())?,
             leases: Mutex::new(Leases::new(&limits)),
             grants: Mutex::new(Grants::new(&limits)),
+            withheld: Mutex::new(Withheld::new(&limits)),
+            withheld_blocks: AtomicU64::new(0),
             peers: RwLock::new(Table::new("peers", limits.peers())),
             caches: RwLock::new(Caches { directory: Directory::new(&limits), live: HashMap::new() }),
             regions: RwLock::new(Table::new("regions", limits.regions())),

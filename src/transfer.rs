@@ -8,13 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use ropeway_core::{BlockId, Error, ErrorKind, Op, Quiet, Result, Status, StatusKind, TransferId};
+use ropeway_core::{
+    BlockSet, CopyPlan, Error, ErrorKind, Limits, Op, Quiet, Result, Status, StatusKind, TransferId,
+};
 use ropeway_transport::{Batch, Link, Memory, Refusal, State, TransportKind, Watcher};
 
+use crate::cache::CacheInner;
 use crate::completion::Completion;
 use crate::grant::Grant;
 use crate::peer::PeerInner;
-use crate::quarantine::Withheld;
 use crate::shared::Shared;
 
 /// A transfer on its way. Its end comes exactly once: await it, or `wait`.
@@ -82,6 +84,22 @@ impl Transfer {
         self.flight.cancel();
     }
 
+    /// Waits up to `timeout` until nothing of the ended transfer can touch our memory any more; `true` at once when it
+    /// ended quietly, as nearly all do. `Completion::Released` tells the same.
+    pub fn wait_quiet(&self, timeout: Duration) -> bool {
+        let shared = &self.flight.shared;
+        let until = Instant::now() + timeout;
+        loop {
+            let seen = shared.progress.observe();
+            if self.state.is_done() && !shared.is_withheld(self.id()) {
+                return true;
+            }
+            if !shared.progress.wait(seen, until) {
+                return false;
+            }
+        }
+    }
+
     /// Lets it go on alone; its end is reported to the completion queue.
     pub fn detach(self) {}
 }
@@ -123,7 +141,8 @@ pub(crate) struct Flight {
     pub(crate) abandon_at: Instant,
     pub(crate) user_data: Option<u64>,
     pub(crate) notify: Option<u32>,
-    pub(crate) local_blocks: Arc<[BlockId]>,
+    pub(crate) copies: Arc<CopyPlan>,
+    pub(crate) cache: Arc<CacheInner>,
     /// The batch, until its start event has fired.
     waiting: Mutex<Option<Box<Batch>>>,
     detached: AtomicBool,
@@ -146,7 +165,8 @@ pub(crate) struct FlightPlan {
     pub(crate) abandon_after: Duration,
     pub(crate) user_data: Option<u64>,
     pub(crate) notify: Option<u32>,
-    pub(crate) local_blocks: Arc<[BlockId]>,
+    pub(crate) copies: Arc<CopyPlan>,
+    pub(crate) cache: Arc<CacheInner>,
 }
 
 impl Flight {
@@ -165,7 +185,8 @@ impl Flight {
             abandon_at: submitted + plan.abandon_after,
             user_data: plan.user_data,
             notify: plan.notify,
-            local_blocks: plan.local_blocks,
+            copies: plan.copies,
+            cache: plan.cache,
             waiting: Mutex::new(None),
             detached: AtomicBool::new(false),
             stale: AtomicBool::new(false),
@@ -232,6 +253,11 @@ impl Flight {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Our blocks that the transfer touches.
+    pub(crate) fn local_block_set(&self, limits: &Limits) -> Result<Arc<BlockSet>> {
+        crate::quarantine::block_set(&self.cache.layout, self.copies.local_blocks(), limits)
+    }
+
     fn outcome(&self, status: Status) -> Result<Report> {
         let status = self.seen(status);
         if !status.is_completed() {
@@ -271,7 +297,8 @@ impl Flight {
             error = error.with_native(status.native);
         }
         if status.local == Quiet::AfterClose {
-            error = error.with_quarantine(self.local_blocks.to_vec());
+            error =
+                error.with_quarantine(self.copies.local_blocks().flat_map(|(_, span)| span.ids()).collect());
         }
         error
     }
@@ -307,17 +334,7 @@ impl Watcher for Flight {
         // Without proof of quiet on the remote side, the grant's release waits for the link to close.
         self.shared.end_use(&self.peer, self.grant.id(), status.remote == Quiet::Yes);
         if let Some(pins) = pins {
-            let blocks = Arc::clone(&self.local_blocks);
-            self.peer.withhold(Withheld {
-                id: self.id,
-                over: self.link.kind(),
-                user_data: self.user_data,
-                blocks,
-                bytes: self.bytes,
-                pins,
-                since: Instant::now(),
-                told_fatal: false,
-            });
+            self.shared.withhold_transfer(self, pins);
         }
         if let Some(sequence) = self.notify {
             self.shared.notify(&self.peer, self.grant.id(), sequence, status.is_completed());

@@ -400,7 +400,8 @@ impl<S: Stream + 'static> Met<S> {
         };
         let mut made = None;
         write(&shared.peers).insert_with(|slot, generation| {
-            let peer = Arc::new(PeerInner::new(PeerId { slot, generation }, incarnation, session));
+            let peer =
+                Arc::new(PeerInner::new(PeerId { slot, generation }, incarnation, session, &shared.limits));
             made = Some(Arc::clone(&peer));
             peer
         })?;
