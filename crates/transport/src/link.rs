@@ -208,7 +208,7 @@ pub struct ServeRequest<'a> {
 
 /// A request that passed all checks. Counts against the peer's limits until it is dropped.
 pub struct Served {
-    /// Our side of the copies: `Run::local` and `Run::local_region` only.
+    /// Our side of the copies, `Run::local` and `Run::local_region` only: exactly the bytes that the request covers.
     pub runs: Arc<dyn Runs>,
     /// Our memory, by `Run::local_region`.
     pub memory: Arc<[Arc<Memory>]>,

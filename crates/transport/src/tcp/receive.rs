@@ -414,16 +414,16 @@ impl Conn {
             .sink
             .serve(&ServeRequest { op, grant, plan: request.plan, start, bytes })
             .map_err(refusal)
-            .and_then(|served| {
-                let fits = start.checked_add(bytes).is_some_and(|end| end <= served.runs.total_bytes());
-                if fits { Ok(served) } else { Err(StatusKind::Denied) }
+            .and_then(|served| match served.runs.total_bytes() == bytes {
+                true => Ok(served),
+                false => Err(StatusKind::Denied),
             });
         let refused = checked.as_ref().err().copied();
         if let (Op::Read, Some(why)) = (op, refused) {
             return self.sender.control(Header::control(Kind::End, id, why));
         }
         let (cursor, work) = match checked {
-            Ok(served) => (served.runs.seek(start), Some(link.pins.hold(served))),
+            Ok(served) => (served.runs.seek(0), Some(link.pins.hold(served))),
             Err(_) => Default::default(),
         };
         let small = bytes <= SMALL_BYTES;

@@ -75,6 +75,14 @@ fn decode(plan: &[u8]) -> Option<List> {
     plan.chunks(12).map(entry).collect::<Option<_>>().map(List)
 }
 
+/// The runs that hold bytes `start .. start + bytes`.
+fn narrow(list: &List, start: u64, bytes: u64) -> List {
+    let mut runs = vec![Run::default(); list.0.len()];
+    let count = list.fill(&mut list.seek(start), &mut runs, bytes);
+    runs.truncate(count);
+    List(runs)
+}
+
 /// `count` blocks of `len` bytes, in another order on each side.
 pub(crate) fn copies(count: u64, len: u32) -> Arc<List> {
     let stride = u64::from(len);
@@ -150,6 +158,7 @@ impl LinkSink for Sink {
         self.served.fetch_add(1, Ordering::SeqCst);
         self.serving.fetch_add(1, Ordering::SeqCst);
         let permit = Box::new(Permit(Arc::clone(&self.serving)));
+        let runs = narrow(&runs, request.start, request.bytes);
         Ok(Served { runs: Arc::new(runs), memory: [Arc::clone(&self.memory)].into(), permit })
     }
 
