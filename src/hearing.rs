@@ -25,7 +25,7 @@ impl Shared {
     /// Carries an event of a session to the tables. No lock is held.
     pub(crate) fn hear(self: &Arc<Self>, peer: &Arc<PeerInner>, event: Event) {
         match event {
-            Event::ClaimAsked { cache, grant, secret, .. } => self.claim_asked(peer, cache, grant, secret),
+            Event::ClaimAsked { cache, grant, secret, .. } => self.claim_asked(peer, cache, grant, secret.0),
             Event::ClaimAnswered { request, grant, result } => {
                 let result = result.map_err(|refusal| (refusal.why, refusal.text));
                 self.claim_answered(peer, request, grant, result);
@@ -56,7 +56,7 @@ impl Shared {
             Event::NotifyRefused { grant, sequence, why } => {
                 tracing::warn!(peer = %peer.id(), %grant, sequence, ?why, "a notification was not counted");
             }
-            Event::LinkOpen { link, kind, key } => self.expect_link(peer, link, kind, key),
+            Event::LinkOpen { link, kind, key } => self.expect_link(peer, link, kind, key.0),
             Event::LinkReady { link } => {
                 if let Some(answer) = peer.session.take_link(link) {
                     let _ = answer.send(Ok(()));

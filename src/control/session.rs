@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use ropeway_core::machine::session::{Command, Event, Output, Session as Machine, SessionConfig, Side};
 use ropeway_core::wire::message::{CacheInfo, Hello, Why};
-use ropeway_core::wire::{FrameDecoder, encode_frame};
+use ropeway_core::wire::{FrameDecoder, Hidden, encode_frame};
 use ropeway_core::{Error, ErrorKind, Incarnation, PeerId, Result};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -100,7 +100,7 @@ impl Session {
     ) -> Result<u32> {
         let (link, events) = {
             let mut inner = self.lock();
-            let link = inner.machine.call(Command::LinkOpen { kind, key })?;
+            let link = inner.machine.call(Command::LinkOpen { kind, key: Hidden(key) })?;
             inner.links.insert(link, answer);
             (link, self.drain(&mut inner))
         };

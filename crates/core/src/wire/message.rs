@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{BlockSpans, Reader, WireError};
+use super::{BlockSpans, Hidden, Reader, WireError};
 use crate::layout::{LayoutDigest, MAX_NAME_BYTES};
 use crate::{CacheId, GrantId, Incarnation, Rights};
 use std::sync::Arc;
@@ -184,7 +184,7 @@ pub enum Message {
     /// The accepting side will not talk.
     Refuse(Why, String),
     /// Asks to hold a lease.
-    Claim { request: u32, cache: CacheId, grant: GrantId, secret: u128 },
+    Claim { request: u32, cache: CacheId, grant: GrantId, secret: Hidden<u128> },
     /// The asker holds the lease.
     Claimed { request: u32, info: ClaimInfo },
     /// The request of that number is refused.
@@ -208,7 +208,7 @@ pub enum Message {
     /// A notification was not counted.
     NotifyRefused { grant: GrantId, sequence: u32, why: Why },
     /// The sender is about to make a data link and has drawn its key.
-    LinkOpen { link: u32, kind: u8, key: [u8; 32] },
+    LinkOpen { link: u32, kind: u8, key: Hidden<[u8; 32]> },
     /// The receiver of `LinkOpen` waits for the sender.
     LinkReady { link: u32 },
     /// The link is not to be had, or no more.
@@ -275,7 +275,7 @@ impl Message {
                 out.put_u32_le(*request);
                 out.put_u64_le(cache.to_bits());
                 out.put_u64_le(grant.to_bits());
-                out.put_u128_le(*secret);
+                out.put_u128_le(secret.0);
             }
             Self::Claimed { request, info } => {
                 out.put_u32_le(*request);
@@ -316,7 +316,7 @@ impl Message {
             Self::LinkOpen { link, kind, key } => {
                 out.put_u32_le(*link);
                 out.put_u8(*kind);
-                out.put_slice(key);
+                out.put_slice(&key.0);
             }
             Self::LinkReady { link } => out.put_u32_le(*link),
             Self::LinkFailed { link, text } => {
@@ -335,7 +335,7 @@ impl Message {
                 request: from.u32()?,
                 cache: from.cache()?,
                 grant: from.grant()?,
-                secret: from.u128()?,
+                secret: Hidden(from.u128()?),
             },
             17 => Self::Claimed { request: from.u32()?, info: ClaimInfo::decode(from)? },
             18 => {
@@ -370,7 +370,7 @@ impl Message {
                 sequence: from.u32()?,
                 why: Why::from_byte(from.u8()?)?,
             },
-            28 => Self::LinkOpen { link: from.u32()?, kind: from.u8()?, key: from.array()? },
+            28 => Self::LinkOpen { link: from.u32()?, kind: from.u8()?, key: Hidden(from.array()?) },
             29 => Self::LinkReady { link: from.u32()? },
             30 => Self::LinkFailed { link: from.u32()?, text: reason(from)? },
             31 => Self::Goodbye(Why::from_byte(from.u8()?)?, reason(from)?),

@@ -21,7 +21,7 @@ pub use frame::{FrameDecoder, encode_frame};
 pub use layout::{decode_layout, encode_layout};
 pub use message::{Hello, HostIdentity, Message, Offer, PeerLimits};
 pub use reader::{Reader, WireError};
-pub use secret::Secret;
+pub use secret::{Hidden, Secret};
 pub use token::Token;
 
 /// The newest protocol version that this build speaks.

@@ -34,6 +34,17 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Something that must not reach a log: `Debug` hides it. For what is compared or used at once; see [`Secret`] for what
+/// is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hidden<T>(pub T);
+
+impl<T> fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
 /// Whether two 128-bit secrets are the same, in the same time wherever they differ.
 pub(crate) fn same(a: u128, b: u128) -> bool {
     let difference = a ^ b;

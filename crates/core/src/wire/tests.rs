@@ -125,8 +125,9 @@ fn message() -> impl Strategy<Value = Message> {
         hello().prop_map(Message::Hello),
         (1_u8..9, hello()).prop_map(|(version, hello)| Message::HelloAck(version, hello)),
         (why(), "\\PC{0,40}").prop_map(|(why, text)| Message::Refuse(why, text)),
-        (request(), cache(), grant(), any::<u128>())
-            .prop_map(|(request, cache, grant, secret)| Message::Claim { request, cache, grant, secret }),
+        (request(), cache(), grant(), any::<u128>()).prop_map(|(request, cache, grant, secret)| {
+            Message::Claim { request, cache, grant, secret: Hidden(secret) }
+        }),
         (request(), claim_info).prop_map(|(request, info)| Message::Claimed { request, info }),
         (request(), why(), "\\PC{0,40}").prop_map(|(request, why, text)| Message::Refused {
             request,
@@ -155,7 +156,7 @@ fn message() -> impl Strategy<Value = Message> {
         (request(), any::<u8>(), any::<[u8; 32]>()).prop_map(|(link, kind, key)| Message::LinkOpen {
             link,
             kind,
-            key
+            key: Hidden(key)
         }),
         request().prop_map(|link| Message::LinkReady { link }),
         (request(), "\\PC{0,40}").prop_map(|(link, text)| Message::LinkFailed { link, text }),
@@ -369,6 +370,10 @@ fn secrets_are_not_in_debug_output() {
     let (cache, grant) = (CacheId { slot: 0, generation: 1 }, GrantId { slot: 0, generation: 1 });
     let token = Token { incarnation, cache, grant, secret: 0x5ec2e7 };
     assert!(!format!("{token:?}").contains(&0x5ec2e7.to_string()));
+    let claim = Message::Claim { request: 1, cache, grant, secret: Hidden(0x5ec2e7) };
+    assert!(!format!("{claim:?}").contains(&0x5ec2e7.to_string()));
+    let open = Message::LinkOpen { link: 1, kind: 1, key: Hidden([0xab; 32]) };
+    assert!(!format!("{open:?}").contains("171"));
     let auth = Auth::Secret(Secret::new([0xab; 32]));
     let descriptor = Descriptor { incarnation: Some(incarnation), addresses: vec![], auth };
     let debug = format!("{descriptor:?}");

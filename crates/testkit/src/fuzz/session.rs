@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ropeway_core::machine::session::{Command, Event, MAX_OUTPUTS, Output, Session, SessionConfig, Side};
 use ropeway_core::wire::message::{CacheInfo, ClaimInfo, Why};
-use ropeway_core::wire::{FrameDecoder, encode_frame};
+use ropeway_core::wire::{FrameDecoder, Hidden, encode_frame};
 use ropeway_core::{CacheId, GrantId, Incarnation, LayoutDigest, Limits, Message, Rights, Token};
 
 use super::Input;
@@ -113,7 +113,7 @@ fn command(input: &mut Input<'_>) -> Command {
         7 => Command::Answer { request, result: Err(Why::NotFound) },
         8 => Command::Changed { cache: cache(input), version: 1, live: true, name: name(input) },
         9 => Command::Notify { grant: grant(input), sequence: request, failed: false },
-        10 => Command::LinkOpen { kind: 1, key: [0; 32] },
+        10 => Command::LinkOpen { kind: 1, key: Hidden([0; 32]) },
         11 => Command::LinkFailed { link: request, text: "x".repeat(600) },
         _ if input.byte() == 0 => Command::Goodbye { why: Why::Closed, text: String::new() },
         _ => Command::LinkReady { link: request },
@@ -126,7 +126,7 @@ fn message(input: &mut Input<'_>) -> Message {
         0 => Message::Hello(hello()),
         1 => Message::HelloAck(input.below(3), hello()),
         2 => Message::Refuse(Why::Full, String::new()),
-        3 => Message::Claim { request, cache: cache(input), grant: grant(input), secret: 1 },
+        3 => Message::Claim { request, cache: cache(input), grant: grant(input), secret: Hidden(1) },
         4 => Message::Claimed { request, info: claim_info(input) },
         5 => Message::Refused { request, why: Why::Denied, text: String::new() },
         6 => Message::Release { grant: grant(input) },
@@ -138,7 +138,7 @@ fn message(input: &mut Input<'_>) -> Message {
         12 => Message::CacheChanged { cache: cache(input), version: 1, live: false, name: name(input) },
         13 => Message::Notify { grant: grant(input), sequence: request, failed: true },
         14 => Message::NotifyRefused { grant: grant(input), sequence: request, why: Why::Full },
-        15 => Message::LinkOpen { link: request, kind: 9, key: [1; 32] },
+        15 => Message::LinkOpen { link: request, kind: 9, key: Hidden([1; 32]) },
         16 => Message::LinkReady { link: request },
         17 => Message::LinkFailed { link: request, text: String::new() },
         _ => Message::Goodbye(Why::Other, String::new()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ropeway_core::wire::message::{CacheInfo, ClaimInfo, Why};
 use ropeway_core::wire::{
-    Auth, BlockSpans, FrameDecoder, Hello, HostIdentity, Offer, PeerLimits, encode_frame,
+    Auth, BlockSpans, FrameDecoder, Hello, Hidden, HostIdentity, Offer, PeerLimits, encode_frame,
 };
 use ropeway_core::{
     BlockId, BlockSpan, CacheId, Descriptor, GrantId, Incarnation, LayoutDigest, Message, Rights, Secret,
@@ -118,7 +118,7 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
         Message::Hello(hello()),
         Message::HelloAck(1, hello()),
         Message::Refuse(Why::Version, "no".into()),
-        Message::Claim { request: 1, cache: cache(), grant: grant(), secret: 9 },
+        Message::Claim { request: 1, cache: cache(), grant: grant(), secret: Hidden(9) },
         Message::Claimed { request: 1, info },
         Message::Refused { request: 1, why: Why::Full, text: "full".into() },
         Message::Release { grant: grant() },
@@ -130,7 +130,7 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
         Message::CacheChanged { cache: cache(), version: 2, live: true, name: "kv".into() },
         Message::Notify { grant: grant(), sequence: 3, failed: false },
         Message::NotifyRefused { grant: grant(), sequence: 3, why: Why::Stale },
-        Message::LinkOpen { link: 0, kind: 4, key: [1; 32] },
+        Message::LinkOpen { link: 0, kind: 4, key: Hidden([1; 32]) },
         Message::LinkReady { link: 0 },
         Message::LinkFailed { link: 0, text: "no route".into() },
         Message::Goodbye(Why::Closed, "bye".into()),

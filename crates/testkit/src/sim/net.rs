@@ -165,7 +165,7 @@ impl World {
             Heard::Established { .. } => self.peer_ready(life, peer),
             Heard::ClaimAsked { cache, grant, secret, .. } => {
                 self.stats.claims += 1;
-                match self.lives[life].engine.leases.claim(peer, cache, grant, secret, now) {
+                match self.lives[life].engine.leases.claim(peer, cache, grant, secret.0, now) {
                     Ok(Claim::Pending) => {}
                     Ok(Claim::Ready(info)) => {
                         self.call(life, peer, Command::Decide { grant, result: Ok(info) });

@@ -2,6 +2,7 @@
 //! start a revocation, and blocks come back when each holder's accesses are proven over.
 
 mod arrivals;
+mod holders;
 mod table;
 #[cfg(test)]
 mod tests;

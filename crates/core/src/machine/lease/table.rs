@@ -1,10 +1,11 @@
 //! The table of leases.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::arrivals::Arrivals;
+use super::holders::Holders;
 use super::{Action, Arrival, Claim, LeaseRequest, LeaseState, Outcome, Proof};
 use crate::wire::BlockSpans;
 use crate::wire::message::{ClaimInfo, Why};
@@ -18,7 +19,7 @@ pub struct LeaseTable {
     limits: Limits,
     slots: Vec<Slot>,
     vacant: VecDeque<u32>,
-    peers: BTreeMap<PeerId, Holdings>,
+    peers: Holders,
     timers: BTreeSet<(Duration, u32)>,
     actions: VecDeque<Action>,
     live: u32,
@@ -29,14 +30,6 @@ pub struct LeaseTable {
 struct Slot {
     generation: u32,
     lease: Option<Box<Lease>>,
-}
-
-#[derive(Debug, Default)]
-struct Holdings {
-    renewed: Duration,
-    lost: bool,
-    /// Slots of the leases that it holds and has not been proven done with.
-    held: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
@@ -98,7 +91,7 @@ impl LeaseTable {
             limits: limits.clone(),
             slots: Vec::new(),
             vacant: VecDeque::new(),
-            peers: BTreeMap::new(),
+            peers: Holders::default(),
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
             live: 0,
@@ -190,24 +183,13 @@ impl LeaseTable {
         if lease.cache != cache || matches!(lease.phase, Phase::Closing { .. }) {
             return Err(Why::Stale);
         }
-        let holdings = self.peers.entry(peer).or_default();
-        if holdings.lost {
-            return Err(Why::Closed);
-        }
-        let (known, limit) = (holdings.held.contains(&grant.slot), self.limits.grants_per_peer as usize);
-        if !known && holdings.held.len() >= limit {
-            return Err(Why::Full);
-        }
+        self.peers.may_hold(peer, grant.slot, self.limits.grants_per_peer)?;
         match lease.holders.iter().position(|holder| holder.peer == peer) {
             Some(index) => lease.holders[index].done = false,
-            None if lease.holders.len() >= lease.expected as usize => {
-                self.forget_idle(peer);
-                return Err(Why::Full);
-            }
+            None if lease.holders.len() >= lease.expected as usize => return Err(Why::Full),
             None => lease.holders.push(Holder { peer, done: false }),
         }
-        holdings.held.insert(grant.slot);
-        holdings.renewed = holdings.renewed.max(now);
+        self.peers.hold(peer, grant.slot, now);
         lease.touched = now;
         let answer =
             if lease.phase == Phase::Open { Claim::Ready(lease.info(grant)) } else { Claim::Pending };
@@ -217,9 +199,7 @@ impl LeaseTable {
 
     /// A heartbeat: renews all leases that the peer holds.
     pub fn renew(&mut self, peer: PeerId, now: Duration) {
-        if let Some(holdings) = self.peers.get_mut(&peer) {
-            holdings.renewed = holdings.renewed.max(now);
-        }
+        self.peers.renew(peer, now);
     }
 
     /// The holder's word that nothing it started touches the blocks any more: [`Proof::Ack`] by its everyday name.
@@ -234,13 +214,10 @@ impl LeaseTable {
 
     /// The peer's session was lost: revokes what it holds. No proof of anything.
     pub fn peer_lost(&mut self, peer: PeerId, now: Duration) {
-        let holdings = self.peers.entry(peer).or_default();
-        holdings.lost = true;
-        let held: Vec<u32> = holdings.held.iter().copied().collect();
-        for slot in held {
+        self.peers.lose(peer);
+        for slot in self.peers.held(peer) {
             self.close(self.current(slot), Outcome::PeerLost, now);
         }
-        self.forget_idle(peer);
     }
 
     /// Takes a proof. Proofs for what is not held, or `Fenced` for a fence that is still open, change nothing.
@@ -250,12 +227,10 @@ impl LeaseTable {
             Proof::Fenced { peer, grant } => self.holder_done(peer, grant, true, now),
             Proof::LinkClosed { peer } | Proof::ProcessGone { peer } => {
                 self.peer_lost(peer, now);
-                let held: Vec<u32> =
-                    self.peers.get(&peer).map(|held| held.held.iter().copied().collect()).unwrap_or_default();
-                for slot in held {
+                for slot in self.peers.held(peer) {
                     self.holder_done(peer, self.current(slot), true, now);
                 }
-                self.peers.remove(&peer);
+                self.peers.forget(peer);
             }
         }
     }
@@ -392,7 +367,7 @@ impl LeaseTable {
 
     /// How many leases the peer holds.
     pub fn held_by(&self, peer: PeerId) -> usize {
-        self.peers.get(&peer).map_or(0, |holdings| holdings.held.len())
+        self.peers.count(peer)
     }
 
     /// Leases that are not free, of a cache.
@@ -443,12 +418,12 @@ impl LeaseTable {
                 holder.done = true;
                 let (peer, result) = (holder.peer, Err(Why::Stale));
                 self.actions.push_back(Action::Decided { peer, grant, result });
-                unhold(&mut self.peers, peer, grant);
+                self.peers.let_go(peer, grant.slot);
             }
         } else {
             self.actions.push_back(Action::CloseFence { grant });
             for peer in lease.active() {
-                if !self.peers.get(&peer).is_none_or(|holdings| holdings.lost) {
+                if !self.peers.is_lost(peer) {
                     self.actions.push_back(Action::TellRevoked { peer, grant });
                 }
                 self.actions.push_back(Action::AskFence { grant, peer });
@@ -473,7 +448,7 @@ impl LeaseTable {
         holder.done = true;
         lease.touched = now;
         let done = lease.holders.len() >= lease.expected as usize && lease.active().next().is_none();
-        unhold(&mut self.peers, peer, grant);
+        self.peers.let_go(peer, grant.slot);
         if closing {
             self.try_free(grant);
         } else if done {
@@ -481,7 +456,6 @@ impl LeaseTable {
         } else {
             self.arm(grant);
         }
-        self.forget_idle(peer);
     }
 
     fn try_free(&mut self, grant: GrantId) {
@@ -538,17 +512,13 @@ impl LeaseTable {
         match lease.phase {
             Phase::Closing { fatal: true, .. } => None,
             Phase::Closing { since, .. } => Some((since + self.limits.quarantine_fatal_after, None)),
-            Phase::Pending | Phase::Open => {
-                let renewed =
-                    |peer| self.peers.get(&peer).map_or(Duration::ZERO, |holdings| holdings.renewed);
-                match lease.active().map(renewed).min() {
-                    Some(renewed) => Some((renewed + lease.ttl, Some(Outcome::Expired))),
-                    None if lease.phase == Phase::Open => {
-                        Some((lease.touched + lease.grace, Some(Outcome::NeverClaimed)))
-                    }
-                    None => None,
+            Phase::Pending | Phase::Open => match lease.active().map(|peer| self.peers.renewed(peer)).min() {
+                Some(renewed) => Some((renewed + lease.ttl, Some(Outcome::Expired))),
+                None if lease.phase == Phase::Open => {
+                    Some((lease.touched + lease.grace, Some(Outcome::NeverClaimed)))
                 }
-            }
+                None => None,
+            },
         }
     }
 
@@ -571,10 +541,9 @@ impl LeaseTable {
         self.timers.insert((at, grant.slot));
     }
 
-    fn forget_idle(&mut self, peer: PeerId) {
-        if self.peers.get(&peer).is_some_and(|holdings| holdings.held.is_empty() && !holdings.lost) {
-            self.peers.remove(&peer);
-        }
+    #[cfg(test)]
+    pub(super) fn peers_known(&self) -> usize {
+        self.peers.len()
     }
 
     #[cfg(test)]
@@ -586,10 +555,4 @@ impl LeaseTable {
 fn find(slots: &mut [Slot], grant: GrantId) -> Option<&mut Lease> {
     let slot = slots.get_mut(grant.slot as usize)?;
     if slot.generation == grant.generation { slot.lease.as_deref_mut() } else { None }
-}
-
-fn unhold(peers: &mut BTreeMap<PeerId, Holdings>, peer: PeerId, grant: GrantId) {
-    if let Some(holdings) = peers.get_mut(&peer) {
-        holdings.held.remove(&grant.slot);
-    }
 }

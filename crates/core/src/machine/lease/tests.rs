@@ -303,6 +303,15 @@ fn a_peer_whose_session_was_lost_claims_nothing_more() {
     );
 }
 
+#[test]
+fn lost_sessions_are_not_remembered_for_ever() {
+    let mut table = LeaseTable::new(&Limits::default());
+    for generation in 1..100 {
+        table.peer_lost(PeerId { slot: 7, generation }, secs(1));
+    }
+    assert_eq!(table.peers_known(), 1);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Operation {
     Grant { write: bool, expected: u32, pending: bool },

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub use protocol::Session;
 
 use crate::wire::message::{CacheInfo, ClaimInfo, Hello, Message, Why};
-use crate::wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Token};
+use crate::wire::{Hidden, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Token};
 use crate::{CacheId, GrantId, Limits, Result};
 
 /// Requests of one side that may wait for an answer at a time.
@@ -52,7 +52,7 @@ pub enum Event {
     /// The handshake is done: the version, and who the peer is.
     Established { version: u8, peer: Hello },
     /// `Claim`: the peer asks to hold a lease; answer with [`Command::Decide`], now or later.
-    ClaimAsked { request: u32, cache: CacheId, grant: GrantId, secret: u128 },
+    ClaimAsked { request: u32, cache: CacheId, grant: GrantId, secret: Hidden<u128> },
     /// Our claim was answered.
     ClaimAnswered { request: u32, grant: GrantId, result: Result<ClaimInfo, Refusal> },
     /// `Release`: the peer acknowledges that nothing it started touches the blocks.
@@ -74,7 +74,7 @@ pub enum Event {
     /// `NotifyRefused`: the owner did not count our notification.
     NotifyRefused { grant: GrantId, sequence: u32, why: Why },
     /// `LinkOpen`: the peer is about to make a data link.
-    LinkOpen { link: u32, kind: u8, key: [u8; 32] },
+    LinkOpen { link: u32, kind: u8, key: Hidden<[u8; 32]> },
     /// `LinkReady`: the peer waits for our link.
     LinkReady { link: u32 },
     /// `LinkFailed`: the link is not to be had.
@@ -119,7 +119,7 @@ pub enum Command {
     /// Tell the holder that its notification was not counted.
     RefuseNotify { grant: GrantId, sequence: u32, why: Why },
     /// We are about to make a data link. The numbers of the two sides do not clash: the client's are even.
-    LinkOpen { kind: u8, key: [u8; 32] },
+    LinkOpen { kind: u8, key: Hidden<[u8; 32]> },
     /// We wait for the peer's link.
     LinkReady { link: u32 },
     /// A link is not to be had.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::heartbeats::Heartbeats;
 use super::{Command, Event, MAX_OUTPUTS, MAX_REQUESTS, MAX_WATCHED, Output, Refusal, SessionConfig, Side};
 use crate::layout::MAX_NAME_BYTES;
-use crate::wire::Token;
 use crate::wire::message::{CacheInfo, ClaimInfo, Hello, MAX_OFFER_BYTES, MAX_OFFERS, Message, Why};
+use crate::wire::{Hidden, Token};
 use crate::{CacheId, Error, ErrorKind, GrantId, Incarnation, Result};
 
 /// A session. Drain [`Self::poll_output`] after every call; ask [`Self::next_timer`] again after every call.
@@ -311,7 +311,7 @@ impl Session {
         }
         let request = self.number(Asked::Claim(token.grant))?;
         let Token { cache, grant, secret, .. } = token;
-        self.send(Message::Claim { request, cache, grant, secret });
+        self.send(Message::Claim { request, cache, grant, secret: Hidden(secret) });
         Ok(request)
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::wire::message::{HostIdentity, PeerLimits};
-use crate::wire::{FrameDecoder, encode_frame};
+use crate::wire::{FrameDecoder, Hidden, encode_frame};
 use crate::{ErrorKind, Incarnation, Rights};
 use bytes::BytesMut;
 use std::sync::Arc;
@@ -169,7 +169,7 @@ fn claims_are_answered_by_number_now_or_later() {
     let first = pair.call(0, Command::Claim { token: token(2, 5) });
     let second = pair.call(0, Command::Claim { token: token(2, 6) });
     assert!(
-        matches!(&pair.take(1)[..], [Event::ClaimAsked { secret: 9, .. }, Event::ClaimAsked { grant: g, .. }] if *g == grant(6))
+        matches!(&pair.take(1)[..], [Event::ClaimAsked { secret: Hidden(9), .. }, Event::ClaimAsked { grant: g, .. }] if *g == grant(6))
     );
     pair.call(1, Command::Decide { grant: grant(6), result: Err(Why::Denied) });
     pair.call(1, Command::Decide { grant: grant(5), result: Ok(info(5)) });
@@ -299,7 +299,7 @@ fn an_answer_with_another_lease_or_a_number_asked_twice_ends_the_session() {
     let mut pair = Pair::established();
     for _ in 0..2 {
         let Token { cache, grant, secret, .. } = token(2, 5);
-        pair.sessions[1].handle(Message::Claim { request: 3, cache, grant, secret }, secs(1));
+        pair.sessions[1].handle(Message::Claim { request: 3, cache, grant, secret: Hidden(secret) }, secs(1));
     }
     assert!(pair.sessions[1].is_closed());
 }
@@ -388,7 +388,7 @@ fn goodbye_ends_both_sides_and_the_last_event_comes_once() {
 #[test]
 fn link_numbers_of_the_two_sides_do_not_clash() {
     let mut pair = Pair::established();
-    let open = || Command::LinkOpen { kind: 3, key: [7; 32] };
+    let open = || Command::LinkOpen { kind: 3, key: Hidden([7; 32]) };
     let numbers = [pair.call(0, open()), pair.call(1, open()), pair.call(0, open()), pair.call(1, open())];
     assert_eq!(numbers, [0, 1, 2, 3]);
     assert!(matches!(pair.take(1)[..], [Event::LinkOpen { link: 0, .. }, Event::LinkOpen { link: 2, .. }]));
