@@ -43,6 +43,9 @@ int ref_stream(struct ref_crew *crew, int op, const int *sockets, void *local, c
 int ref_stream_serve(int socket, unsigned share, unsigned shares, void *pool, const struct ref_desc *list,
                      size_t count);
 
+/* No delays, and cubic where it is allowed: bbr paces even a loopback. A refusal costs speed only. */
+void ref_stream_tune(int socket);
+
 /* Where share `share` of `shares` of a list starts: an equal part of the bytes, cut between descriptors. */
 size_t ref_share(unsigned share, unsigned shares, const struct ref_desc *list, size_t count);
 

@@ -3,6 +3,8 @@
 #include "reference.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -31,6 +33,13 @@ static int transfer_all(int socket, int sending, void *data, size_t len)
         at += moved, len -= (size_t)moved;
     }
     return 0;
+}
+
+void ref_stream_tune(int socket)
+{
+    int one = 1;
+    (void)setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    (void)setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, "cubic", 5);
 }
 
 /* Drops the first `moved` bytes of a vector. */

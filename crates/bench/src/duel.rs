@@ -18,7 +18,7 @@ use crate::far::Far;
 use crate::output;
 use crate::pattern::{self, Side};
 use crate::pool::Pool;
-use crate::reference::{Crew, Desc, Routine};
+use crate::reference::{self, Crew, Desc, Routine};
 use crate::stats::{Pairs, Rep};
 use crate::usage;
 use crate::work::{self, Spec, Work};
@@ -300,7 +300,7 @@ impl<'a> Duel<'a> {
         (0..streams)
             .map(|_| {
                 let socket = TcpStream::connect(address)?;
-                socket.set_nodelay(true)?;
+                reference::tune(&socket);
                 Ok(socket)
             })
             .collect()

@@ -164,9 +164,8 @@ impl Machine {
             for share in 0..streams {
                 let ours = TcpStream::connect(listener.local_addr()?)?;
                 let (theirs, _) = listener.accept()?;
-                for end in [&ours, &theirs] {
-                    end.set_nodelay(true)?;
-                }
+                reference::tune(&ours);
+                reference::tune(&theirs);
                 sockets.push(ours);
                 let list = &list;
                 scope.spawn(move || reference::serve(&theirs, share, streams, remote, list));
@@ -193,8 +192,8 @@ impl Machine {
         let socket = TcpStream::connect(listener.local_addr()?)?;
         let (other, _) = listener.accept()?;
         let pinged = std::thread::scope(|scope| {
-            socket.set_nodelay(true)?;
-            other.set_nodelay(true)?;
+            reference::tune(&socket);
+            reference::tune(&other);
             scope.spawn(move || reference::pong(&other));
             let pinged = reference::ping(&socket, rounds);
             drop(socket);

@@ -99,7 +99,7 @@ impl Producer {
             }
             Ask::Pong => self.listen(|listener| {
                 let (socket, _) = listener.accept()?;
-                socket.set_nodelay(true)?;
+                reference::tune(&socket);
                 reference::pong(&socket)
             }),
             ask => {
@@ -211,7 +211,7 @@ fn serve(listener: &TcpListener, streams: u32, pool: &Pool, list: &[Desc]) -> io
     std::thread::scope(|scope| {
         for share in 0..streams {
             let (socket, _) = listener.accept()?;
-            socket.set_nodelay(true)?;
+            reference::tune(&socket);
             scope.spawn(move || reference::serve(&socket, share, streams, pool, list));
         }
         Ok(())

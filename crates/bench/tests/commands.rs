@@ -102,6 +102,19 @@ fn several_prompts_in_flight_of_a_model_with_windows_arrive_whole() {
 }
 
 #[test]
+fn batches_over_several_streams_and_copy_threads_arrive_whole() {
+    for line in [
+        "pd --transport tcp --streams 3",
+        "pd --transport tcp --op write --streams 2",
+        "pd --transport shm --copy-threads 2",
+    ] {
+        let printed = json(&format!("{line} --tokens 1024 --no-reference --json"));
+        assert_eq!(printed["verified"], true);
+        assert!(printed["share_of_limit"].is_null());
+    }
+}
+
+#[test]
 fn run_prints_the_agreed_object() {
     let list = file("list", &triples(&[[0, 8192, 4096], [4097, 77, 1000], [20_000, 0, 1]]));
     for (transport, op) in [("loopback", "read"), ("shm", "write"), ("cma", "read"), ("tcp", "write")] {

@@ -56,6 +56,7 @@ unsafe extern "C" {
         list: *const Desc,
         count: usize,
     ) -> c_int;
+    pub(super) fn ref_stream_tune(socket: c_int);
     pub(super) fn ref_share(share: c_uint, shares: c_uint, list: *const Desc, count: usize) -> usize;
     pub(super) fn ref_ping(socket: c_int, out: *mut u64, rounds: usize) -> c_int;
     pub(super) fn ref_pong(socket: c_int) -> c_int;

@@ -149,6 +149,12 @@ impl Drop for Crew {
     }
 }
 
+/// Sets a socket up as the reference wants it: no delays, and cubic where it is allowed.
+pub(crate) fn tune(socket: &TcpStream) {
+    // SAFETY: takes no pointers; the socket is open.
+    unsafe { ffi::ref_stream_tune(socket.as_raw_fd()) }
+}
+
 /// Answers stream requests on one socket until the client closes it.
 pub(crate) fn serve(
     socket: &TcpStream,

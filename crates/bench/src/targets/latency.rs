@@ -245,7 +245,7 @@ impl Reference {
                     return Err("the producer does not listen".into());
                 };
                 let socket = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port)))?;
-                socket.set_nodelay(true)?;
+                reference::tune(&socket);
                 Ok(Self::Ping(socket))
             }
             Transport::Cma => {
