@@ -97,6 +97,7 @@ impl Engine {
     ///
     /// # Errors
     /// `Resource` when there is not enough, naming the limit (the memory cgroup's too); `Full` at `Limits::regions`.
+    #[tracing::instrument(level = "debug", skip_all, fields(host = ?host.0))]
     pub fn alloc(&self, host: Host) -> Result<Region> {
         let shared = self.shared();
         shared.check("alloc")?;
@@ -167,6 +168,7 @@ impl Engine {
     /// # Errors
     /// `ApiMisuse` when the descriptor asks for a cluster key that this engine does not have. The pending answer fails
     /// with `Denied`, `StaleLease` (the engine was restarted), `Mismatch`, `LinkLost` or `TimedOut`.
+    #[tracing::instrument(level = "debug", skip_all, fields(incarnation = ?descriptor.incarnation))]
     pub fn connect(&self, descriptor: &Descriptor, timeout: Duration) -> Result<Pending<Peer>> {
         let shared = self.shared();
         shared.check("connect")?;
@@ -221,6 +223,7 @@ impl Engine {
     ///
     /// # Errors
     /// `Forked` in a child process.
+    #[tracing::instrument(level = "debug", skip_all, fields(incarnation = %self.incarnation()))]
     pub fn close(&self, timeout: Duration) -> Result<CloseReport> {
         let shared = self.shared();
         shared.origin.check("close")?;

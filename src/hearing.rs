@@ -221,6 +221,7 @@ impl Shared {
         Ok(answered)
     }
 
+    #[tracing::instrument(level = "debug", skip_all, fields(peer = %peer.0.inner.id(), cache = name))]
     fn make_route(
         &self,
         peer: &Peer,

@@ -40,6 +40,7 @@ fn from_wire(kind: u8) -> Option<TransportKind> {
 impl Shared {
     /// The connecting side: tries the transports that both offer, best first, and gives the peer to whoever waits.
     /// Blocks; runs on a thread of its own.
+    #[tracing::instrument(level = "debug", skip_all, fields(peer = %peer.id()))]
     pub(crate) fn open_links(self: &Arc<Self>, peer: &Arc<PeerInner>, until: Instant, answer: Answer<Peer>) {
         for transport in self.transports.clone() {
             let kind = transport.capabilities().kind;

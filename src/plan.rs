@@ -139,6 +139,7 @@ impl Plan {
     /// # Errors
     /// [`SubmitError::Full`] at a limit; `StaleLease`, `Closed` or `LinkLost` when the grant, a region or the peer is
     /// gone. Nothing was started.
+    #[tracing::instrument(level = "debug", skip_all, fields(op = %self.op, bytes = self.bytes()))]
     pub fn submit(&self, submit: Submit) -> Result<Transfer, SubmitError> {
         let shared = self.shared()?;
         if self.grant.is_stale() {

@@ -4,6 +4,7 @@
 //! link, a waker or a keep-alive is called.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -49,7 +50,7 @@ pub(crate) struct Shared {
     pub(crate) peers: RwLock<Table<Arc<PeerInner>>>,
     pub(crate) caches: RwLock<Caches>,
     pub(crate) regions: RwLock<Table<Weak<RegionInner>>>,
-    flights: Mutex<HashMap<TransferId, InAir>>,
+    flights: Mutex<HashMap<TransferId, InAir, CountHash>>,
     pub(crate) in_flight: AtomicU32,
     transfers: AtomicU64,
     closing: AtomicBool,
@@ -64,6 +65,36 @@ pub(crate) struct Caches {
 struct InAir {
     flight: Weak<Flight>,
     local: Arc<[Arc<Memory>]>,
+}
+
+/// Transfer ids are counted up here, never chosen by a peer: multiplying spreads them well enough.
+#[derive(Clone, Copy, Default)]
+struct CountHash;
+
+impl BuildHasher for CountHash {
+    type Hasher = CountHasher;
+
+    fn build_hasher(&self) -> CountHasher {
+        CountHasher(0)
+    }
+}
+
+struct CountHasher(u64);
+
+impl Hasher for CountHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// How often flights in the air are held against their deadlines.
@@ -262,7 +293,7 @@ impl Shared {
         Some(next.max(now + DEADLINE_CHECK))
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<TransferId, InAir>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<TransferId, InAir, CountHash>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
