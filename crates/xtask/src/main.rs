@@ -4,6 +4,7 @@
 mod aarch64;
 mod bench;
 mod counts;
+mod fuzz;
 mod lint;
 mod stage;
 mod step;

@@ -58,6 +58,14 @@ impl Step {
         self
     }
 
+    /// Runs it in the open, but for its stderr, which goes to `log` and is shown only when it fails.
+    pub(crate) fn run_logged(mut self, log: &Path) -> Result {
+        let file = std::fs::File::create(log)
+            .map_err(|error| (Counts::default(), format!("{}: {error}", log.display())))?;
+        self.0.stderr(file);
+        self.run().inspect_err(|_| println!("{}", std::fs::read_to_string(log).unwrap_or_default()))
+    }
+
     /// Runs it unseen, and gives what it printed to stdout, or the last line that it printed to stderr.
     pub(crate) fn quietly(mut self) -> std::result::Result<String, String> {
         let output = self.0.output().map_err(|error| self.cannot_start(&error))?;
@@ -135,10 +143,15 @@ impl Counts {
 
 /// Runs `steps` one after the other, also after one that failed; the first failure is the reason given.
 pub(crate) fn run_all(steps: impl IntoIterator<Item = Step>) -> Result {
+    all(steps.into_iter().map(Step::run))
+}
+
+/// The results of all steps together; the first failure is the reason given.
+pub(crate) fn all(results: impl Iterator<Item = Result>) -> Result {
     let mut all = Counts::default();
     let mut first = None;
-    for step in steps {
-        match step.run() {
+    for result in results {
+        match result {
             Ok(counts) => all = all.plus(counts),
             Err((counts, why)) => {
                 all = all.plus(counts);

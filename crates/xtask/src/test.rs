@@ -2,6 +2,7 @@
 
 use crate::aarch64::Toolchain;
 use crate::counts;
+use crate::fuzz;
 use crate::stage::{Outcome, Stage};
 use crate::step::{self, Step, run_all};
 
@@ -14,6 +15,7 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "every interleaving of batch state, fence cells and chunk claims",
         run: loom,
     },
+    Stage { name: "fuzz", about: "every decoder under libFuzzer for some seconds each", run: fuzz::run },
     Stage { name: "asan", about: "transport and multi-process tests under the address sanitizer", run: asan },
     Stage { name: "aarch64", about: "core, copy, fence and tcp tests for aarch64, under qemu", run: aarch64 },
     Stage {
@@ -41,10 +43,9 @@ fn doctests() -> Outcome {
 
 fn loom() -> Outcome {
     // Its own target folder: the cfg would rebuild everything else in the common one.
-    let step =
-        Step::cargo("test --locked -p ropeway-transport --lib --target-dir target/loom -- loom")
-            .env("RUSTFLAGS", "--cfg loom")
-            .env("LOOM_MAX_PREEMPTIONS", "5");
+    let step = Step::cargo("test --locked -p ropeway-transport --lib --target-dir target/loom -- loom")
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("LOOM_MAX_PREEMPTIONS", "5");
     some_tests(step.run())
 }
 
