@@ -42,7 +42,9 @@ impl Transport for Cma {
         shm::meet(&self.engine, TransportKind::Cma, config)
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.engine.close();
+    }
 }
 
 /// Most entries of one call (`IOV_MAX`) and most bytes.

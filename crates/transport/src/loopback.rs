@@ -67,7 +67,9 @@ impl Transport for Loopback {
         Ok(link)
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.engine.close();
+    }
 }
 
 /// Drawn once per process; a forked child inherits it, but no engine.

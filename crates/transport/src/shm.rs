@@ -42,7 +42,9 @@ impl Transport for Shm {
         meet(&self.engine, TransportKind::Shm, config)
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.engine.close();
+    }
 }
 
 /// Makes one side of a link over the host's side channel: for shm and cma.

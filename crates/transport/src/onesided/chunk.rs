@@ -97,18 +97,23 @@ fn resolve(parts: &Parts<'_>, run: &Run, index: usize) -> Result<Resolved, Faile
 }
 
 fn copy_all(parts: &Parts<'_>, runs: &[Run]) -> Result<(), Failed> {
-    for (index, run) in runs.iter().enumerate() {
-        let at = resolve(parts, run, index)?;
-        let (to, from) = match parts.op {
-            Op::Read => (at.local, at.remote),
-            Op::Write => (at.remote, at.local),
-        };
-        if to.addr().abs_diff(from.addr()) < at.len {
+    let from = |at: &Resolved| if parts.op == Op::Read { at.remote } else { at.local };
+    let Some(first) = runs.first() else { return Ok(()) };
+    let mut at = resolve(parts, first, 0)?;
+    for index in 0..runs.len() {
+        let to = if parts.op == Op::Read { at.local } else { at.remote };
+        if to.addr().abs_diff(from(&at).addr()) < at.len {
             return Err(Failed::at(StatusKind::Denied, index));
         }
+        let next = runs.get(index + 1).map(|run| resolve(parts, run, index + 1));
+        let hint = next.as_ref().and_then(|next| next.as_ref().ok()).map_or(from(&at), from);
         // SAFETY: both ranges lie inside memory that the batch pins (`local`) or that the import keeps mapped
         // (`remote`), as `resolve` checked; nobody makes references to it; they do not overlap.
-        unsafe { copy::copy(to, from, at.len, parts.routine) };
+        unsafe { copy::copy_then(to, from(&at), at.len, hint, parts.routine) };
+        match next {
+            Some(next) => at = next?,
+            None => break,
+        }
     }
     Ok(())
 }

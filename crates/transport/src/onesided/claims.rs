@@ -9,7 +9,7 @@ use crate::sync::{Mutex, lock};
 
 /// Runs of one chunk: what lies on a copy thread's stack.
 pub(super) const CHUNK_RUNS: usize = if cfg!(all(loom, test)) { 2 } else { 256 };
-/// Bytes of a chunk while much is left; towards the end chunks shrink, so that threads end together.
+/// Bytes of a chunk while much is left; towards the end chunks shrink, so that the threads end together.
 const CHUNK_BYTES: u64 = 1 << 20;
 const CHUNK_BYTES_MIN: u64 = 128 << 10;
 
@@ -37,7 +37,11 @@ impl Chunk {
 }
 
 /// The claims of one batch. Every call that can end the batch gives [`Ended`] to exactly one caller.
-pub(super) struct Claims(Mutex<Inner>);
+pub(super) struct Claims {
+    inner: Mutex<Inner>,
+    /// What is left is divided by this for the next chunk.
+    share: u64,
+}
 
 struct Inner {
     at: Cursor,
@@ -68,8 +72,10 @@ pub(super) struct Ended {
 }
 
 impl Claims {
-    pub(super) fn new(bytes: u64, done: Completer) -> Self {
-        Self(Mutex::new(Inner {
+    /// For so many threads.
+    pub(super) fn new(bytes: u64, threads: usize, done: Completer) -> Self {
+        let share = if threads == 1 { 1 } else { threads as u64 * 2 };
+        let inner = Mutex::new(Inner {
             at: Cursor::default(),
             left: bytes,
             runs: 0,
@@ -77,12 +83,13 @@ impl Claims {
             moving: 0,
             end: None,
             done: Some(done),
-        }))
+        });
+        Self { inner, share }
     }
 
     /// Takes the next chunk of `runs`, unless the batch is `late`.
     pub(super) fn claim(&self, runs: &dyn Runs, late: bool, chunk: &mut Chunk) -> Claim {
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         if inner.left == 0 || inner.end.is_some() {
             return Claim::Nothing;
         }
@@ -90,7 +97,7 @@ impl Claims {
             inner.stop(StatusKind::Abandoned);
             return inner.settle().map_or(Claim::Nothing, Claim::Ended);
         }
-        let budget = (inner.left / 4).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES);
+        let budget = (inner.left / self.share).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES);
         let filled = catch_unwind(AssertUnwindSafe(|| runs.fill(&mut inner.at, &mut chunk.runs, budget)));
         let Ok(count @ 1..=CHUNK_RUNS) = filled else {
             // It panicked, or yields less than it announced: nothing can be said of this batch.
@@ -104,13 +111,13 @@ impl Claims {
 
     /// Whether a chunk can be claimed.
     pub(super) fn has_more(&self) -> bool {
-        let inner = lock(&self.0);
+        let inner = lock(&self.inner);
         inner.left != 0 && inner.end.is_none()
     }
 
     /// A claimed chunk has ended, in place or as `failed` says.
     pub(super) fn moved(&self, failed: Option<Status>) -> Option<Ended> {
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         inner.moving -= 1;
         match failed {
             None => {}
@@ -122,7 +129,7 @@ impl Claims {
 
     /// No further chunk is claimed.
     pub(super) fn stop(&self, kind: StatusKind) -> Option<Ended> {
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         if inner.left == 0 {
             return None;
         }

@@ -1,21 +1,28 @@
 //! The copy threads that the links of one engine share.
 //!
 //! Waking a parked thread costs the one who wakes about 8 µs, so `post` wakes one and that one the next, while there is
-//! work. A crew of size 0 still has one thread, that stands by: it takes a batch only when nobody has waited for it
-//! within [`GRACE`], so that a transfer that is only polled, or detached, makes progress too.
+//! work.
+//!
+//! A crew of size 0 still has one thread, that stands by, so that a transfer that is only polled, or detached, makes
+//! progress too. It leaves a batch to the thread that may come to wait for it: where callers wait, `post` does not even
+//! wake it, but relies on its next look, at most [`LOOK`] away; where nobody came for the last batch, it starts at once.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::claims::Chunk;
 use super::job::Job;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, PoisonError, lock};
 
 /// How long a standby thread leaves a batch to the thread that may come to wait for it.
 const GRACE: Duration = Duration::from_micros(150);
+/// How often a standby thread looks while batches are posted now and then.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long after the last batch it goes on looking.
+const LOOK_ON: Duration = Duration::from_millis(5);
 /// One of so many claims goes to a large batch even when small ones are there.
 const LARGE_TURN: u32 = 4;
 
@@ -24,6 +31,8 @@ pub struct Crew {
     size: usize,
     queue: Mutex<Queue>,
     work: Condvar,
+    /// The last batch found a thread that waited for it.
+    waited_for: AtomicBool,
     spinners: AtomicUsize,
     spinners_max: usize,
 }
@@ -34,6 +43,9 @@ struct Queue {
     large: VecDeque<Arc<Job>>,
     turn: u32,
     parked: usize,
+    /// When a standby thread looks next without being woken.
+    next_look: Option<Instant>,
+    last_post: Option<Instant>,
     started: bool,
     stopping: bool,
 }
@@ -45,6 +57,7 @@ impl Crew {
             size,
             queue: Mutex::new(Queue::default()),
             work: Condvar::new(),
+            waited_for: AtomicBool::new(true),
             spinners: AtomicUsize::new(0),
             spinners_max: cores - 1,
         })
@@ -99,6 +112,13 @@ impl Crew {
         drop(taken);
     }
 
+    /// A thread came to wait for a job.
+    pub(super) fn driven(&self) {
+        if !self.waited_for.load(Ordering::Relaxed) {
+            self.waited_for.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// A thread stopped waiting for a job that is not over: somebody has to look after it.
     pub(super) fn left_alone(&self) {
         self.work.notify_one();
@@ -121,7 +141,7 @@ impl Crew {
         while let Some(job) = self.next() {
             // A job guards its chunks itself. What can still panic here is the engine's watcher of its end.
             let turn = catch_unwind(AssertUnwindSafe(|| {
-                if job.claim(&mut chunk) {
+                if job.claim(&mut chunk, Instant::now()) {
                     // Only this thread had the job in hand: it goes back for others before the bytes move.
                     if job.has_more() {
                         self.put_back(Arc::clone(&job));
@@ -139,10 +159,10 @@ impl Crew {
     fn next(&self) -> Option<Arc<Job>> {
         let mut queue = lock(&self.queue);
         loop {
-            if let Some(job) = queue.take(self.size == 0) {
-                let wake = queue.parked != 0 && !queue.is_empty();
+            if let Some(job) = self.take(&mut queue) {
+                let wake = self.size > 1 && queue.parked != 0 && !queue.is_empty();
                 drop(queue);
-                if wake && self.size > 1 {
+                if wake {
                     self.work.notify_one();
                 }
                 return Some(job);
@@ -150,15 +170,27 @@ impl Crew {
             if queue.stopping && queue.is_empty() {
                 return None;
             }
-            // A standby thread looks again when a batch becomes old enough, or its waiter may have left.
-            let wait = (!queue.is_empty()).then_some(if queue.any_alone() { GRACE } else { GRACE * 100 });
+            let pause = if self.size == 0 { queue.pause() } else { None };
             queue.parked += 1;
-            queue = match wait {
+            queue.next_look = pause.map(|pause| Instant::now() + pause);
+            queue = match pause {
                 None => self.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(wait) => self.work.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0,
+                Some(pause) => self.work.wait_timeout(queue, pause).unwrap_or_else(PoisonError::into_inner).0,
             };
+            queue.next_look = None;
             queue.parked -= 1;
         }
+    }
+
+    fn take(&self, queue: &mut Queue) -> Option<Arc<Job>> {
+        if self.size != 0 {
+            return queue.take(|_| true);
+        }
+        let waited_for = self.waited_for.load(Ordering::Relaxed);
+        let alone = |job: &Job| !job.is_driven() && (!waited_for || job.posted().elapsed() >= GRACE);
+        let job = queue.take(alone)?;
+        self.waited_for.store(false, Ordering::Relaxed);
+        Some(job)
     }
 
     fn put_back(&self, job: Arc<Job>) {
@@ -181,12 +213,17 @@ impl Queue {
         self.small.is_empty() && self.large.is_empty()
     }
 
-    fn any_alone(&self) -> bool {
-        self.small.iter().chain(&self.large).any(|job| !job.is_driven())
+    /// How long a standby thread may sleep unless it is woken. Jobs that are driven need no look: whoever stops driving
+    /// one wakes it.
+    fn pause(&self) -> Option<Duration> {
+        if self.small.iter().chain(&self.large).any(|job| !job.is_driven()) {
+            return Some(GRACE);
+        }
+        self.last_post.filter(|last| last.elapsed() < LOOK_ON).map(|_| LOOK)
     }
 
-    /// Small first, but for every fourth turn. A standby thread takes only what nobody waits for.
-    fn take(&mut self, standby: bool) -> Option<Arc<Job>> {
+    /// Small first, but for every fourth turn.
+    fn take(&mut self, fit: impl Fn(&Job) -> bool) -> Option<Arc<Job>> {
         self.turn = self.turn.wrapping_add(1);
         let lists = if self.turn.is_multiple_of(LARGE_TURN) {
             [&mut self.large, &mut self.small]
@@ -194,7 +231,7 @@ impl Queue {
             [&mut self.small, &mut self.large]
         };
         for list in lists {
-            let found = list.iter().position(|job| !standby || (!job.is_driven() && job.age() >= GRACE));
+            let found = list.iter().position(|job| fit(job));
             if let Some(job) = found.and_then(|index| list.remove(index)) {
                 return Some(job);
             }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ropeway_core::{GrantId, Op, Runs, Status, StatusKind, TransferId};
 
@@ -42,6 +42,7 @@ impl Job {
         routine: Routine,
     ) -> Arc<Self> {
         let bytes = batch.runs.total_bytes();
+        let threads = link.crew.size() + 1;
         Arc::new(Self {
             link,
             id: batch.id,
@@ -55,7 +56,7 @@ impl Job {
             abandon_at: batch.abandon_at,
             posted: Instant::now(),
             drivers: AtomicU32::new(0),
-            claims: Claims::new(bytes, batch.done),
+            claims: Claims::new(bytes, threads, batch.done),
         })
     }
 
@@ -72,8 +73,8 @@ impl Job {
         self.drivers.load(Ordering::Relaxed) != 0
     }
 
-    pub(super) fn age(&self) -> Duration {
-        self.posted.elapsed()
+    pub(super) fn posted(&self) -> Instant {
+        self.posted
     }
 
     /// Counts a waiting thread in, until the guard is dropped.
@@ -84,9 +85,8 @@ impl Job {
 
     /// Takes the next chunk. False when none is left to take; then the batch has ended, or ends with the chunks that
     /// others are moving.
-    pub(super) fn claim(&self, chunk: &mut Chunk) -> bool {
-        let late = Instant::now() >= self.abandon_at;
-        match self.claims.claim(&*self.runs, late, chunk) {
+    pub(super) fn claim(&self, chunk: &mut Chunk, now: Instant) -> bool {
+        match self.claims.claim(&*self.runs, now >= self.abandon_at, chunk) {
             Claim::Taken => true,
             Claim::Nothing => false,
             Claim::Ended(ended) => {

@@ -308,19 +308,18 @@ impl LinkCore {
 
     fn drive_job(&self, job: &Arc<Job>, state: &State, until: Option<Instant>) {
         let driven = job.driven();
+        self.crew.driven();
         let mut chunk = Chunk::new();
         let mut last_chunk = Duration::MAX;
-        while !state.is_done() {
-            let now = Instant::now();
-            if until.is_some_and(|until| now >= until) {
-                break;
-            }
-            if !job.claim(&mut chunk) {
+        let mut now = Instant::now();
+        while !state.is_done() && until.is_none_or(|until| now < until) {
+            if !job.claim(&mut chunk, now) {
                 self.await_end(state, until, last_chunk);
                 break;
             }
             job.run(&chunk);
-            last_chunk = now.elapsed();
+            let start = std::mem::replace(&mut now, Instant::now());
+            last_chunk = now - start;
         }
         drop(driven);
         if !state.is_done() {

@@ -57,7 +57,7 @@ impl Shared {
     fn new(bytes: u64) -> Arc<Self> {
         let (state, done) = State::new(TransferId(1), 0, std::sync::Arc::new([]), std::sync::Arc::new(Deaf));
         Arc::new(Self {
-            claims: Claims::new(bytes, done),
+            claims: Claims::new(bytes, 2, done),
             state,
             runs: Bytes(bytes),
             moving: AtomicUsize::new(0),

@@ -21,7 +21,8 @@ use crate::sync::{Condvar, Mutex, lock};
 
 /// One per engine.
 pub(crate) struct Host {
-    commands: Mutex<Vec<Command>>,
+    /// `None` once the thread has ended: a command that nobody obeys would keep its link, and that this, for ever.
+    commands: Mutex<Option<Vec<Command>>>,
     wake: OwnedFd,
     listener: Mutex<Option<OwnedFd>>,
     started: Mutex<bool>,
@@ -86,7 +87,7 @@ impl Host {
             (None, None)
         };
         Ok(Arc::new(Self {
-            commands: Mutex::new(Vec::new()),
+            commands: Mutex::new(Some(Vec::new())),
             wake,
             listener: Mutex::new(listener),
             started: Mutex::new(false),
@@ -208,7 +209,10 @@ impl Host {
     }
 
     fn tell(&self, command: Command) {
-        lock(&self.commands).push(command);
+        match &mut *lock(&self.commands) {
+            Some(commands) => commands.push(command),
+            None => return,
+        }
         self.ring();
     }
 
@@ -224,7 +228,17 @@ impl Host {
     pub(super) fn take_commands(&self) -> Vec<Command> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count);
-        std::mem::take(&mut *lock(&self.commands))
+        lock(&self.commands).as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The thread ends, unless there is something to obey.
+    pub(super) fn end(&self) -> bool {
+        let mut commands = lock(&self.commands);
+        let end = commands.as_ref().is_none_or(Vec::is_empty);
+        if end {
+            *commands = None;
+        }
+        end
     }
 }
 

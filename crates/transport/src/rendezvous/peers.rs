@@ -94,7 +94,7 @@ impl Peers {
     }
 
     pub(super) fn run(mut self) {
-        while !(self.stopping && self.conns.is_empty() && self.watched.is_empty()) {
+        while !(self.stopping && self.conns.is_empty() && self.watched.is_empty() && self.host.end()) {
             let timeout = self.timeout();
             let mut events = [const { MaybeUninit::<Event>::uninit() }; 32];
             let ready: Vec<(u64, EventFlags)> = match epoll::wait(&self.epoll, &mut events, timeout.as_ref())

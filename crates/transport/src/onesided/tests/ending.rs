@@ -71,7 +71,7 @@ fn a_panic_among_the_chunks_is_indeterminate_keeps_the_memory_and_costs_no_threa
 fn held_batch(
     kind: TransportKind,
     generation: u32,
-    abandon_at: Instant,
+    abandon_after: Duration,
     act: impl Fn(&dyn Link, &crate::State),
 ) -> ropeway_core::Status {
     let (near, far) = pair(kind);
@@ -81,7 +81,7 @@ fn held_batch(
     far.engine.fence().open(grant, Rights::Write).unwrap();
     let held = Held::at(Point::Entered, grant);
     let mut order = Order::new(Op::Write, grant, List::reversed(LARGE, 4096), &ours, region(1));
-    order.abandon_at = abandon_at;
+    order.abandon_at = Instant::now() + abandon_after;
     let (state, ends) = order.post(&*near.link);
     held.await_first();
     act(&*near.link, &state);
@@ -97,7 +97,7 @@ fn held_batch(
 #[test]
 fn a_cancelled_batch_ends_after_its_claimed_chunks() {
     for kind in KINDS {
-        let status = held_batch(kind, 201, soon(), |link, state| link.cancel(state.id()));
+        let status = held_batch(kind, 201, WATCHDOG, |link, state| link.cancel(state.id()));
         assert_eq!(status.kind, StatusKind::Cancelled, "{kind}");
     }
 }
@@ -105,7 +105,7 @@ fn a_cancelled_batch_ends_after_its_claimed_chunks() {
 #[test]
 fn a_batch_past_its_time_is_abandoned_and_takes_no_further_chunk() {
     for kind in KINDS {
-        let soon = Instant::now() + Duration::from_millis(100);
+        let soon = Duration::from_millis(100);
         let status = held_batch(kind, 202, soon, |_, _| std::thread::sleep(Duration::from_millis(150)));
         assert_eq!(status.kind, StatusKind::Abandoned, "{kind}");
     }
@@ -114,7 +114,7 @@ fn a_batch_past_its_time_is_abandoned_and_takes_no_further_chunk() {
 #[test]
 fn closing_the_link_ends_its_batches() {
     for kind in KINDS {
-        let status = held_batch(kind, 203, soon(), |link, _| link.close());
+        let status = held_batch(kind, 203, WATCHDOG, |link, _| link.close());
         assert_eq!(status.kind, StatusKind::Closed, "{kind}");
     }
 }
