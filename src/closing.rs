@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use ropeway_core::StatusKind;
+
 use crate::shared::Shared;
 
 impl Shared {
@@ -15,7 +17,7 @@ impl Shared {
             self.revoke(grant);
         }
         for flight in self.flights_in_air() {
-            flight.cancel();
+            flight.stop(StatusKind::Closed);
         }
         for peer in self.all_peers() {
             self.close_peer(&peer, "the engine is closing");

@@ -120,7 +120,7 @@ impl Shared {
         handles.iter().for_each(|handle| handle.mark_stale());
         for flight in self.flights_in_air() {
             if flight.peer.id() == peer && flight.grant.id() == grant {
-                flight.revoke();
+                flight.stop(StatusKind::StaleLease);
             }
         }
     }

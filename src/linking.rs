@@ -21,6 +21,9 @@ use crate::shared::Shared;
 /// How long the passive side waits for a peer that has announced itself.
 const ATTACH: Duration = Duration::from_secs(20);
 
+/// How long a session may go on after one of its links is lost.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
 /// The numbers of the transports on the wire.
 pub(crate) fn wire_kind(kind: TransportKind) -> u8 {
     match kind {
@@ -171,6 +174,10 @@ impl Shared {
         if !peer.mark_lost() {
             return;
         }
+        // Said before the grants end: it is the connection that ended, not the leases.
+        let why = if self.is_closing() { StatusKind::Closed } else { StatusKind::LinkLost };
+        let flights = self.flights_in_air();
+        flights.iter().filter(|flight| flight.peer.id() == peer.id()).for_each(|flight| flight.blame(why));
         self.with_leases(|leases, now| leases.table.peer_lost(peer.id(), now));
         self.with_grants(|grants, _| grants.table.peer_lost(peer.id()));
         let links = peer.links();
@@ -306,8 +313,16 @@ impl LinkSink for Sink {
             tracing::warn!(peer = %peer.id(), transport = %self.kind, %error, "link lost");
             peer.link_unusable(self.kind);
             peer.refuse_transport(self.kind, error.message().to_owned());
-            // A data connection that broke is a peer that must be met anew: its grants and routes are void.
-            shared.close_peer(&peer, error.message());
+            // A data connection that broke is a peer that must be met anew: its grants and routes are void. But what
+            // it said before, a release or a goodbye, may still be on its way over the control connection.
+            let last_words = if error.kind() == ErrorKind::PeerGone { Duration::ZERO } else { LAST_WORDS };
+            let weak = Arc::downgrade(&shared);
+            shared.control.spawn(async move {
+                tokio::time::sleep(last_words).await;
+                if let Some(shared) = weak.upgrade() {
+                    shared.close_peer(&peer, error.message());
+                }
+            });
         }
     }
 

@@ -192,32 +192,16 @@ impl Plan {
             return Err(error.into());
         }
         place.keep();
-        self.start(&shared, &flight, &state, batch, submit.start)?;
-        if !state.is_done() {
-            shared.watch_deadlines(flight.abandon_at);
-        }
-        Ok(Transfer::new(state, flight))
-    }
-
-    /// Hands the batch to the link, now or when its event fires.
-    fn start(
-        &self,
-        shared: &Arc<Shared>,
-        flight: &Arc<Flight>,
-        state: &Arc<State>,
-        batch: Batch,
-        start: Start,
-    ) -> Result<(), SubmitError> {
-        match start {
+        match submit.start {
             Start::Now => {
                 if let Err(rejected) = self.route.link.post(batch) {
-                    return Err(self.rejected(shared, flight, rejected));
+                    return Err(self.rejected(&shared, &flight, rejected));
                 }
             }
             Start::AfterEvent(event) => {
                 flight.hold(batch);
-                let armed = Arc::downgrade(flight);
-                let keep = Arc::clone(state);
+                let armed = Arc::downgrade(&flight);
+                let keep = Arc::clone(&state);
                 event.when_fired(move || {
                     let _keep = keep;
                     if let Some(flight) = armed.upgrade() {
@@ -226,7 +210,10 @@ impl Plan {
                 });
             }
         }
-        Ok(())
+        if !state.is_done() {
+            shared.watch_deadlines(flight.abandon_at);
+        }
+        Ok(Transfer::new(state, flight))
     }
 
     fn shared(&self) -> Result<Arc<Shared>> {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use ropeway_core::layout::CacheLayout;
 use ropeway_core::machine::directory::Directory;
-use ropeway_core::{CacheId, Error, ErrorKind, Incarnation, Limits, PeerId, RegionId, Result, TransferId};
+use ropeway_core::{
+    CacheId, Error, ErrorKind, Incarnation, Limits, PeerId, RegionId, Result, StatusKind, TransferId,
+};
 use ropeway_transport::janitor::Janitor;
 use ropeway_transport::{Fence, Memory, Transport};
 
@@ -288,7 +290,10 @@ impl Shared {
     pub(crate) fn check_deadlines(&self) -> Option<Instant> {
         let now = Instant::now();
         let flights = self.flights_in_air();
-        flights.iter().filter(|flight| flight.abandon_at <= now).for_each(|flight| flight.cancel());
+        flights
+            .iter()
+            .filter(|flight| flight.abandon_at <= now)
+            .for_each(|flight| flight.stop(StatusKind::Abandoned));
         let next = flights.iter().map(|flight| flight.abandon_at).min()?;
         Some(next.max(now + DEADLINE_CHECK))
     }

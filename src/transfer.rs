@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ impl Transfer {
 
     /// A hint that nobody wants it any more. The end still comes exactly once, and may be success.
     pub fn cancel(&self) {
-        self.flight.cancel();
+        self.flight.stop(StatusKind::Cancelled);
     }
 
     /// Waits up to `timeout` until nothing of the ended transfer can touch our memory any more; `true` at once when it
@@ -146,8 +146,8 @@ pub(crate) struct Flight {
     /// The batch, until its start event has fired.
     waiting: Mutex<Option<Box<Batch>>>,
     detached: AtomicBool,
-    /// The grant ended under the transfer: its cancellation is not the caller's.
-    stale: AtomicBool,
+    /// Why it was stopped, the first time: a link knows only that it was.
+    stopped: OnceLock<StatusKind>,
     ended: Mutex<Option<Instant>>,
 }
 
@@ -189,7 +189,7 @@ impl Flight {
             cache: plan.cache,
             waiting: Mutex::new(None),
             detached: AtomicBool::new(false),
-            stale: AtomicBool::new(false),
+            stopped: OnceLock::new(),
             ended: Mutex::new(None),
         })
     }
@@ -218,35 +218,30 @@ impl Flight {
         self.waiting().is_none()
     }
 
-    /// The grant has ended: so does the transfer, as stale.
-    pub(crate) fn revoke(&self) {
-        self.stale.store(true, Ordering::Release);
-        self.cancel();
-    }
-
-    /// How the caller is to see an end.
-    fn seen(&self, mut status: Status) -> Status {
-        if status.kind == StatusKind::Cancelled && self.stale.load(Ordering::Acquire) {
-            status.kind = StatusKind::StaleLease;
-        }
-        status
+    /// Notes why the transfer is about to end, for whoever asks; the first reason counts.
+    pub(crate) fn blame(&self, why: StatusKind) {
+        let _ = self.stopped.set(why);
     }
 
     /// Ends a batch that waits for its event, or hints to the link.
-    pub(crate) fn cancel(&self) {
+    pub(crate) fn stop(&self, why: StatusKind) {
+        self.blame(why);
         let waiting = self.waiting().take();
         match waiting {
-            Some(batch) => {
-                let kind = if Instant::now() >= self.abandon_at {
-                    StatusKind::Abandoned
-                } else {
-                    StatusKind::Cancelled
-                };
-                // SAFETY: the batch was never posted, so nothing touches either side on its behalf.
-                unsafe { batch.done.finish(Status::quiet(kind)) };
-            }
+            // SAFETY: the batch was never posted, so nothing touches either side on its behalf.
+            Some(batch) => unsafe { batch.done.finish(Status::quiet(StatusKind::Cancelled)) },
             None => self.link.cancel(self.id),
         }
+    }
+
+    /// How the caller is to see an end: what was stopped was stopped for a reason.
+    fn seen(&self, mut status: Status) -> Status {
+        if matches!(status.kind, StatusKind::Cancelled | StatusKind::Closed)
+            && let Some(why) = self.stopped.get()
+        {
+            status.kind = *why;
+        }
+        status
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, Option<Box<Batch>>> {

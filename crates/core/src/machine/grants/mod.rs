@@ -75,7 +75,7 @@ struct Held {
 #[derive(Debug, Default)]
 struct Owner {
     grants: usize,
-    /// Those of them that have not ended.
+    /// Those of them that the owner still has to hear the end of.
     alive: usize,
     /// When the last renewal that the owner confirmed was sent.
     renewed: Duration,
@@ -256,7 +256,8 @@ impl GrantTable {
         self.actions.pop_front()
     }
 
-    /// Whether heartbeats to the owner are needed: while anything of it is held or claimed and has not ended.
+    /// Whether heartbeats to the owner are needed: while anything of it is held, claimed, or has ended under transfers
+    /// that still go on. An owner that does not answer is found out by them.
     pub fn needs_heartbeat(&self, peer: PeerId) -> bool {
         self.owners.get(&peer).is_some_and(|owner| owner.alive > 0)
     }
@@ -311,9 +312,6 @@ impl GrantTable {
             if let Some(at) = held.armed.take() {
                 self.timers.remove(&(at, peer, grant));
             }
-            if let Some(owner) = self.owners.get_mut(&peer) {
-                owner.alive -= 1;
-            }
             self.actions.push_back(GrantAction::Ended { peer, grant, why });
         } else if why == Ended::PeerLost {
             held.ended = Some(why);
@@ -334,6 +332,9 @@ impl GrantTable {
         }
         if !held.settled {
             held.settled = true;
+            if let Some(owner) = self.owners.get_mut(&peer) {
+                owner.alive -= 1;
+            }
             if held.info.is_some() && held.ended != Some(Ended::PeerLost) {
                 self.actions.push_back(GrantAction::SendRelease { peer, grant });
             }
@@ -349,7 +350,6 @@ impl GrantTable {
         }
         if let Some(owner) = self.owners.get_mut(&peer) {
             owner.grants -= 1;
-            owner.alive -= usize::from(held.ended.is_none());
             if owner.grants == 0 {
                 self.owners.remove(&peer);
             }

@@ -55,6 +55,16 @@ fn a_transfer_without_proof_holds_the_release_until_the_link_is_closed() {
 }
 
 #[test]
+fn a_grant_that_ended_under_a_transfer_goes_on_asking_for_signs_of_life() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.revoked(OWNER, GRANT);
+    assert!(table.needs_heartbeat(OWNER), "else an owner that is stopped is never found silent");
+    table.end_use(OWNER, GRANT, true);
+    assert!(!table.needs_heartbeat(OWNER));
+}
+
+#[test]
 fn a_revoked_grant_takes_no_transfer_and_is_acknowledged_when_quiet() {
     let mut table = held();
     table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
