@@ -6,6 +6,8 @@ pub mod conformance;
 pub mod fuzz;
 #[cfg(feature = "engine")]
 pub mod oracle;
+#[cfg(feature = "engine")]
+pub mod process;
 pub mod sim;
 #[cfg(feature = "engine")]
 pub mod watchdog;
