@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use ropeway_core::{Error, Result, Status, TransferId};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::fork::Origin;
+
 /// One end, as the queue tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -37,13 +39,14 @@ pub enum Completion {
     },
 }
 
-/// The queue. Places are reserved at submit, so that an end is never lost for want of room.
+/// The queue; empty in a forked child. Places are reserved at submit, so that an end is never lost for want of room.
 #[derive(Debug)]
 pub struct Completions {
     event: OwnedFd,
     inner: Mutex<Inner>,
     ready: Condvar,
     limit: usize,
+    origin: Origin,
 }
 
 #[derive(Debug)]
@@ -62,11 +65,16 @@ impl Completions {
             inner: Mutex::new(Inner { queue: VecDeque::new(), reserved: 0 }),
             ready: Condvar::new(),
             limit: limit as usize,
+            origin: Origin::here()?,
         })
     }
 
     /// Moves ends into `out`; returns how many. When the queue is empty afterwards, the descriptor is no longer readable.
     pub fn drain(&self, out: &mut [Completion]) -> usize {
+        // The descriptor is shared with a forked child, which must not swallow its parent's wake-ups.
+        if self.origin.is_foreign() {
+            return 0;
+        }
         let mut inner = self.lock();
         let count = out.len().min(inner.queue.len());
         for (slot, completion) in out.iter_mut().zip(inner.queue.drain(..count)) {
@@ -80,6 +88,9 @@ impl Completions {
 
     /// The next end, waiting for it up to `timeout`.
     pub fn wait(&self, timeout: Duration) -> Option<Completion> {
+        if self.origin.is_foreign() {
+            return None;
+        }
         let until = Instant::now() + timeout;
         let mut inner = self.lock();
         loop {

@@ -201,16 +201,20 @@ impl Engine {
         Ok(answered)
     }
 
-    /// Connected peers, also those that connected to us.
+    /// Connected peers, also those that connected to us. None in a forked child.
     pub fn peers(&self) -> Vec<Peer> {
         let shared = self.shared();
+        if shared.is_foreign() {
+            return Vec::new();
+        }
         let peers = shared.all_peers().into_iter().filter(|peer| !peer.is_lost());
         peers.map(|peer| Peer::new(peer, shared, false)).collect()
     }
 
     /// Memory of ours that something that has ended may still touch, and why. Empty is what it should be.
     pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.shared().quarantined()
+        let shared = self.shared();
+        if shared.is_foreign() { Vec::new() } else { shared.quarantined() }
     }
 
     /// Ends of transfers, released quarantines and fatal events.

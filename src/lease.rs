@@ -110,12 +110,12 @@ impl Lease {
 
     /// Whether the blocks may be reused.
     pub fn is_free(&self) -> bool {
-        self.0.end().freed.is_some()
+        self.0.look(|end| end.freed.is_some())
     }
 
     /// Whether the lease has ended while a peer may still touch its blocks; names the peers.
     pub fn withheld_by(&self) -> Vec<PeerId> {
-        self.0.end().withheld_by.clone()
+        self.0.look(|end| end.withheld_by.clone())
     }
 
     /// Waits up to `timeout` until the blocks may be reused.
@@ -130,17 +130,17 @@ impl Lease {
 
     /// Whether a holder has told that `sequence` arrived. A retried transfer counts once.
     pub fn arrived(&self, sequence: u32) -> bool {
-        self.0.end().arrived.contains(&sequence)
+        self.0.look(|end| end.arrived.contains(&sequence))
     }
 
     /// Whether the last word about `sequence` was a failure.
     pub fn failed(&self, sequence: u32) -> bool {
-        self.0.end().failed.contains(&sequence)
+        self.0.look(|end| end.failed.contains(&sequence))
     }
 
     /// How many different sequences have arrived.
     pub fn arrivals(&self) -> u32 {
-        self.0.end().arrived.len() as u32
+        self.0.look(|end| end.arrived.len() as u32)
     }
 
     /// Waits up to `timeout` until `count` different sequences have arrived; `false` when it passed first, or the lease
@@ -190,6 +190,9 @@ impl LeaseInner {
     }
 
     fn wait<T>(&self, timeout: Duration, ready: impl Fn(&End) -> Option<T>) -> Option<T> {
+        if self.is_foreign() {
+            return None;
+        }
         let until = Instant::now() + timeout;
         let mut end = self.end();
         loop {
@@ -202,6 +205,15 @@ impl LeaseInner {
             }
             end = self.ended.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Nothing in a forked child: a thread that is not there may hold the lock.
+    fn look<T: Default>(&self, at: impl FnOnce(&End) -> T) -> T {
+        if self.is_foreign() { T::default() } else { at(&self.end()) }
+    }
+
+    fn is_foreign(&self) -> bool {
+        self.cache.shared.upgrade().is_some_and(|shared| shared.is_foreign())
     }
 
     fn end(&self) -> std::sync::MutexGuard<'_, End> {
@@ -229,6 +241,9 @@ impl Future for Freeing {
     type Output = Freed;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Freed> {
+        if self.0.is_foreign() {
+            return Poll::Pending;
+        }
         let mut end = self.0.end();
         if let Some(freed) = end.freed {
             return Poll::Ready(freed);

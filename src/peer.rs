@@ -120,7 +120,9 @@ impl Peer {
 
     /// Waits until a transfer to this peer can be submitted, up to `timeout`; `false` when it passed first.
     pub fn wait_for_room(&self, timeout: Duration) -> bool {
-        let Some(shared) = self.0.shared.upgrade() else { return false };
+        let Some(shared) = self.0.shared.upgrade().filter(|shared| !shared.is_foreign()) else {
+            return false;
+        };
         let until = Instant::now() + timeout;
         loop {
             let seen = shared.progress.observe();

@@ -8,6 +8,8 @@ use std::task::{Context, Poll, Waker};
 
 use ropeway_core::{Error, ErrorKind, Result};
 
+use crate::fork::Origin;
+
 /// The answer to a control call. Every one is bounded by the timeout given to the call that made it.
 ///
 /// Await it, or `wait()` for it. Dropping it drops the answer, not what was asked for.
@@ -18,6 +20,8 @@ pub struct Pending<T>(Arc<Slot<T>>);
 pub(crate) struct Answer<T>(Option<Arc<Slot<T>>>);
 
 struct Slot<T> {
+    /// Who answers; in a forked child nobody does.
+    origin: Option<Origin>,
     inner: Mutex<Inner<T>>,
     ready: Condvar,
 }
@@ -30,6 +34,7 @@ struct Inner<T> {
 
 pub(crate) fn pending<T>() -> (Answer<T>, Pending<T>) {
     let slot = Arc::new(Slot {
+        origin: Origin::here().ok(),
         inner: Mutex::new(Inner { value: None, taken: false, waker: None }),
         ready: Condvar::new(),
     });
@@ -77,6 +82,7 @@ impl<T> Pending<T> {
     /// # Errors
     /// The failure of the call; `TimedOut` when its timeout passed.
     pub fn wait(self) -> Result<T> {
+        self.check()?;
         let mut inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(value) = inner.value.take() {
@@ -90,10 +96,19 @@ impl<T> Pending<T> {
     }
 }
 
+impl<T> Pending<T> {
+    fn check(&self) -> Result<()> {
+        self.0.origin.map_or(Ok(()), |origin| origin.check("pending"))
+    }
+}
+
 impl<T> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        if let Err(forked) = self.check() {
+            return Poll::Ready(Err(forked));
+        }
         let mut inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = inner.value.take() {
             inner.taken = true;

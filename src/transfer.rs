@@ -81,7 +81,9 @@ impl Transfer {
 
     /// A hint that nobody wants it any more. The end still comes exactly once, and may be success.
     pub fn cancel(&self) {
-        self.flight.stop(StatusKind::Cancelled);
+        if !self.flight.shared.is_foreign() {
+            self.flight.stop(StatusKind::Cancelled);
+        }
     }
 
     /// Waits up to `timeout` until nothing of the ended transfer can touch our memory any more; `true` at once when it
@@ -108,6 +110,9 @@ impl Future for Transfer {
     type Output = Result<Report>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Report>> {
+        if let Err(forked) = self.flight.shared.origin.check("poll") {
+            return Poll::Ready(Err(forked));
+        }
         self.state.poll(context).map(|status| self.flight.outcome(status))
     }
 }
