@@ -19,7 +19,7 @@ use crate::shared::{Parts, Shared};
 type Transports = Vec<Arc<dyn Transport>>;
 
 /// Describes an engine; see [`Engine::builder`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use = "an engine is opened by `open`"]
 pub struct Builder {
     limits: Limits,
@@ -30,6 +30,7 @@ pub struct Builder {
     insecure: bool,
     transports: Option<Vec<TransportKind>>,
     calibration: Option<Calibration>,
+    added: Vec<Arc<dyn Transport>>,
 }
 
 impl Builder {
@@ -75,6 +76,12 @@ impl Builder {
     /// The transports to offer and to use; all that this machine has unless said.
     pub fn transports(mut self, kinds: &[TransportKind]) -> Self {
         self.transports = Some(kinds.to_vec());
+        self
+    }
+
+    /// Adds a transport of the caller's own, a simulated one for tests, say. It is tried after the built-in ones.
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.added.push(transport);
         self
     }
 
@@ -169,6 +176,7 @@ impl Builder {
                 gate: Arc::clone(&fence) as _,
             })?));
         }
+        transports.extend(self.added.iter().cloned());
         Ok((fence, transports))
     }
 

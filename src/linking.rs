@@ -31,12 +31,14 @@ pub(crate) fn wire_kind(kind: TransportKind) -> u8 {
         TransportKind::Shm => 2,
         TransportKind::Cma => 3,
         TransportKind::Tcp => 4,
+        TransportKind::Sim => 5,
         _ => 255,
     }
 }
 
 fn from_wire(kind: u8) -> Option<TransportKind> {
-    let known = [TransportKind::Loopback, TransportKind::Shm, TransportKind::Cma, TransportKind::Tcp];
+    use TransportKind::{Cma, Loopback, Shm, Sim, Tcp};
+    let known = [Loopback, Shm, Cma, Tcp, Sim];
     known.into_iter().find(|known| wire_kind(*known) == kind)
 }
 

@@ -16,6 +16,8 @@ pub mod memory;
 pub mod onesided;
 mod rendezvous;
 pub mod shm;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod sync;
 pub mod tcp;
 

@@ -1,6 +1,6 @@
 //! Quarantine: blocks that may still be touched by what has ended, withheld until each cause has its proof.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::{
@@ -59,6 +59,8 @@ pub struct Quarantine {
     /// By how many causes a block is withheld, and its bytes.
     blocks: BTreeMap<(CacheId, u16, BlockId), Entry>,
     bytes: u64,
+    /// Leases that were freed before they were withheld: an engine's threads may tell both in either order.
+    freed_early: BTreeSet<GrantId>,
     events: VecDeque<QuarantineEvent>,
 }
 
@@ -86,6 +88,7 @@ impl Quarantine {
             causes: BTreeMap::new(),
             blocks: BTreeMap::new(),
             bytes: 0,
+            freed_early: BTreeSet::new(),
             events: VecDeque::new(),
         }
     }
@@ -122,12 +125,23 @@ impl Quarantine {
             entry.causes += 1;
         }
         self.causes.insert(cause, Withheld { cache, blocks, bytes, since: now, fatal: false });
+        if let Cause::Lease { grant } = cause
+            && self.freed_early.remove(&grant)
+        {
+            self.release(cause);
+        }
         Ok(())
     }
 
-    /// The proof for one cause came.
+    /// The proof for one cause came. For a lease it may come before [`Self::withhold`], which is then undone at once.
     pub fn release(&mut self, cause: Cause) {
         let Some(withheld) = self.causes.remove(&cause) else {
+            if let Cause::Lease { grant } = cause {
+                if self.freed_early.len() >= self.limit {
+                    self.freed_early.pop_first();
+                }
+                self.freed_early.insert(grant);
+            }
             return;
         };
         let cache = withheld.cache;
@@ -253,6 +267,18 @@ mod tests {
         quarantine.release(lease);
         assert_eq!(released(&mut quarantine), [2, 3]);
         assert_eq!((quarantine.withheld_blocks(), quarantine.withheld_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_lease_that_was_freed_before_it_was_withheld_stays_free() {
+        let mut quarantine = Quarantine::new(&Limits::default());
+        let lease = Cause::Lease { grant: GrantId { slot: 0, generation: 1 } };
+        quarantine.release(lease);
+        quarantine.withhold(lease, CACHE, blocks(&[1, 2]), &[10], Duration::ZERO).unwrap();
+        assert_eq!(released(&mut quarantine), [1, 2]);
+        assert_eq!((quarantine.withheld_bytes(), quarantine.next_timer()), (0, None));
+        quarantine.withhold(lease, CACHE, blocks(&[1]), &[10], Duration::ZERO).unwrap();
+        assert!(quarantine.is_withheld(CACHE, 0, BlockId(1)), "the early word counts once");
     }
 
     #[test]

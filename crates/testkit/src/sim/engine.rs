@@ -105,7 +105,13 @@ impl World {
             let mut quiet = true;
             while let Some(action) = self.lives[life].engine.leases.poll_action() {
                 quiet = false;
-                self.lease_action(life, action);
+                // An engine does most of this after the table's lock was let go: threads overtake each other.
+                let in_order = matches!(action, Action::OpenFence { .. } | Action::CloseFence { .. });
+                if !in_order && self.rng.chance(10) {
+                    self.later(0, 4, Some(life), Event::Act(Box::new(action)));
+                } else {
+                    self.lease_action(life, action);
+                }
             }
             while let Some(action) = self.lives[life].engine.grants.poll_action() {
                 quiet = false;
@@ -140,7 +146,7 @@ impl World {
         self.lives[life].engine.peers.get_mut(&peer)?.session.call(command).ok()
     }
 
-    fn lease_action(&mut self, life: usize, action: Action) {
+    pub(super) fn lease_action(&mut self, life: usize, action: Action) {
         match action {
             Action::OpenFence { grant, .. } => {
                 self.lives[life].fence.insert(grant.slot, grant.generation);

@@ -165,15 +165,20 @@ impl World {
             Heard::Established { .. } => self.peer_ready(life, peer),
             Heard::ClaimAsked { cache, grant, secret, .. } => {
                 self.stats.claims += 1;
-                match self.lives[life].engine.leases.claim(peer, cache, grant, secret.0, now) {
-                    Ok(Claim::Pending) => {}
-                    Ok(Claim::Ready(info)) => {
-                        self.call(life, peer, Command::Decide { grant, result: Ok(info) });
-                    }
-                    Err(why) => {
-                        self.call(life, peer, Command::Decide { grant, result: Err(why) });
-                    }
+                let result = match self.lives[life].engine.leases.claim(peer, cache, grant, secret.0, now) {
+                    Ok(Claim::Pending) => return,
+                    Ok(Claim::Ready(info)) => Ok(info),
+                    Err(why) => Err(why),
+                };
+                if self.rng.chance(10) {
+                    return self.later(
+                        0,
+                        4,
+                        Some(life),
+                        Event::Decide { peer, grant, result: Box::new(result) },
+                    );
                 }
+                self.call(life, peer, Command::Decide { grant, result });
             }
             Heard::ClaimAnswered { request, grant, result } => {
                 self.claim_answered(life, peer, request, grant, result.ok());

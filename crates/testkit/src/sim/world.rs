@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ropeway_core::machine::lease::Action;
+use ropeway_core::machine::session::Command;
+use ropeway_core::wire::message::{ClaimInfo, Why};
 use ropeway_core::{BlockId, BlockSet, CacheLayout, GrantId, Limits, PeerId, RegionId, StatusKind, Strided};
 
 use super::data::{Serve, Transfer};
@@ -47,6 +50,8 @@ pub(super) enum Event {
     CloseLink(PeerId),
     DataLost { conn: usize, side: usize },
     DropJob(u64),
+    Act(Box<Action>),
+    Decide { peer: PeerId, grant: GrantId, result: Box<Result<ClaimInfo, Why>> },
     Token(Box<Job>),
     Complete(GrantId),
     Traffic,
@@ -221,6 +226,10 @@ impl World {
             Event::CloseLink(peer) => self.close_link(life, peer),
             Event::DataLost { conn, side } => self.data_lost(life, conn, side),
             Event::DropJob(job) => self.drop_job(life, job),
+            Event::Act(action) => self.lease_action(life, *action),
+            Event::Decide { peer, grant, result } => {
+                self.call(life, peer, Command::Decide { grant, result: *result });
+            }
             Event::Token(job) => self.start_job(life, *job),
             Event::Complete(grant) => self.complete_blocks(life, grant),
             other => unreachable!("{other:?} happens to no life"),

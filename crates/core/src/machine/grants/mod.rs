@@ -133,6 +133,8 @@ impl GrantTable {
         held.handles += 1;
         held.info = Some(info);
         self.arm(peer, grant);
+        // A revocation may have overtaken the answer: then the handle is dead from the start, and the owner waits.
+        self.settle(peer, grant);
         true
     }
 

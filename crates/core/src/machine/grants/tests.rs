@@ -138,6 +138,19 @@ fn a_dead_handle_is_not_taken_for_one_of_a_later_claim() {
 }
 
 #[test]
+fn a_revocation_that_overtakes_the_answer_to_a_claim_is_acknowledged() {
+    let mut table = GrantTable::new(&Limits::default());
+    table.claim_sent(OWNER, GRANT, secs(0)).unwrap();
+    table.revoked(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [ended(Ended::Revoked)]);
+    assert!(table.claimed(OWNER, info()));
+    assert_eq!(actions(&mut table), [RELEASE]);
+    assert_eq!(table.begin_use(OWNER, GRANT, Op::Read, secs(0)), Err(StatusKind::StaleLease));
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!((actions(&mut table), table.live(), table.next_timer()), (vec![], 0, None));
+}
+
+#[test]
 fn grants_of_one_owner_are_limited() {
     let mut table = GrantTable::new(&Limits::default().with_grants_per_peer(1));
     table.claim_sent(OWNER, GRANT, secs(0)).unwrap();
