@@ -288,5 +288,7 @@ mod tests {
         assert!(remote.current("kv").is_none(), "an answer that was overtaken");
         remote.found("kv", directory.lookup("kv", None).unwrap()).unwrap();
         assert!(remote.current("kv").is_some());
+        assert!(!remote.changed(&second[0]), "the end of the publication before, heard once more");
+        assert!(remote.current("kv").is_some());
     }
 }

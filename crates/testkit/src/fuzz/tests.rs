@@ -1,22 +1,37 @@
 use super::{Target, fuzz_smoke};
 
-macro_rules! smoke {
-    ($($test:ident: $target:ident;)*) => {
-        $(
-            #[test]
-            fn $test() {
-                let number = |name: &str| std::env::var(name).ok()?.parse().ok();
-                fuzz_smoke(Target::$target, number("SEED").unwrap_or(1), number("ITERATIONS").unwrap_or(10_000));
-            }
-        )*
-    };
+/// `ITERATIONS=n` and `SEED=n` make a longer or another run.
+fn smoke(target: Target) {
+    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+    fuzz_smoke(target, number("SEED").unwrap_or(1), number("ITERATIONS").unwrap_or(10_000));
 }
 
-smoke! {
-    frames_survive_fuzzing: Frame;
-    sessions_survive_fuzzing: Session;
-    tokens_and_descriptors_survive_fuzzing: Text;
-    plan_requests_survive_fuzzing: PlanRequest;
-    layouts_survive_fuzzing: Layout;
-    directories_survive_fuzzing: Directory;
+#[test]
+fn frames_survive_fuzzing() {
+    smoke(Target::Frame);
+}
+
+#[test]
+fn sessions_survive_fuzzing() {
+    smoke(Target::Session);
+}
+
+#[test]
+fn tokens_and_descriptors_survive_fuzzing() {
+    smoke(Target::Text);
+}
+
+#[test]
+fn plan_requests_survive_fuzzing() {
+    smoke(Target::PlanRequest);
+}
+
+#[test]
+fn layouts_survive_fuzzing() {
+    smoke(Target::Layout);
+}
+
+#[test]
+fn directories_survive_fuzzing() {
+    smoke(Target::Directory);
 }

@@ -137,26 +137,29 @@ impl World {
                 }
                 if late { Phase::Check } else { Phase::Publish }
             }
-            Phase::Scatter(word) => {
-                let transfer = &self.transfers[number];
-                let (piece, tenant) = (transfer.piece, transfer.local_tenant);
-                let (local, value) = (transfer.pieces[piece].1, transfer.data[piece][word]);
-                self.land(life, local, word, value, tenant, "the answer to a read");
-                let transfer = &mut self.transfers[number];
-                if word + 1 < WORDS {
-                    Phase::Scatter(word + 1)
-                } else if piece + 1 < transfer.pieces.len() {
-                    transfer.piece += 1;
-                    Phase::Scatter(0)
-                } else {
-                    return self.over(number, StatusKind::Completed, Quiet::Yes);
-                }
-            }
+            Phase::Scatter(word) => match self.scatter(number, word) {
+                Some(next) => next,
+                None => return self.over(number, StatusKind::Completed, Quiet::Yes),
+            },
             Phase::Waiting | Phase::Over => return,
         };
         self.transfers[number].phase = next;
         let slow = self.rng.chance(4);
         self.later(0, if slow { 50 } else { 2 }, Some(life), Event::Step(number));
+    }
+
+    /// A word of the target's answer goes to its place; `None` after the last.
+    fn scatter(&mut self, number: usize, word: usize) -> Option<Phase> {
+        let transfer = &self.transfers[number];
+        let (life, piece, tenant) = (transfer.life, transfer.piece, transfer.local_tenant);
+        let (local, value) = (transfer.pieces[piece].1, transfer.data[piece][word]);
+        self.land(life, local, word, value, tenant, "the answer to a read");
+        let transfer = &mut self.transfers[number];
+        if word + 1 < WORDS {
+            return Some(Phase::Scatter(word + 1));
+        }
+        transfer.piece += 1;
+        (transfer.piece < transfer.pieces.len()).then_some(Phase::Scatter(0))
     }
 
     /// Before a piece: ends the transfer that was cancelled or whose link is lost.
