@@ -94,6 +94,11 @@ impl Receiver {
         self.expect = Expect::Header;
     }
 
+    /// Whether bytes are there that only this stream knows of.
+    pub(super) fn has_ahead(&self) -> bool {
+        self.ahead_at < self.ahead_end
+    }
+
     fn let_alone(&mut self, whose: To) {
         if let Expect::Data { to, .. } = &mut self.expect
             && *to == whose
@@ -142,7 +147,7 @@ impl Conn {
         lane: &Lane,
         effects: &mut Effects,
     ) -> Result<Step, Broken> {
-        if self.receiver.ahead_at < self.receiver.ahead_end {
+        if self.receiver.has_ahead() {
             return self.receive_ahead(link, lane, effects);
         }
         let mut bin = [std::mem::MaybeUninit::<u8>::uninit(); BIN_BYTES];
@@ -192,7 +197,7 @@ impl Conn {
                     unsafe { body.set_len(body.len() + bytes) };
                 }
                 self.received(used, link, effects)?;
-                Ok(Step { bytes, again: self.receiver.ahead_end > 0 || full && self.expects() })
+                Ok(Step { bytes, again: self.receiver.has_ahead() || full && self.expects() })
             }
             Moved::Blocked => Ok(Step { bytes: 0, again: false }),
             Moved::Ended => Err(Broken::Ended),
@@ -229,7 +234,7 @@ impl Conn {
         self.leave(lane, effects);
         self.received(used, link, effects)?;
         let receiver = &self.receiver;
-        let again = receiver.ahead_at < receiver.ahead_end || receiver.ahead_full && self.expects();
+        let again = receiver.has_ahead() || receiver.ahead_full && self.expects();
         Ok(Step { bytes: used, again })
     }
 

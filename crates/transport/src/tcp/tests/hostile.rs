@@ -191,26 +191,19 @@ fn more_requests_than_allowed_end_the_link() {
 
 #[test]
 fn a_peer_that_asks_and_does_not_read_is_dropped_in_time() {
-    let engine = Engine::new(1 << 20, Limits::default());
+    let engine = Engine::new(64 << 20, Limits::default());
     let mut port = Port::attach(&engine);
-    // Answers of 40 bytes: the sockets hold some ten thousand, the queue four thousand more.
-    let mut refused = false;
-    for _ in 0..1000 {
-        let mut bytes = Vec::new();
-        for id in 0..1000 {
-            bytes.extend_from_slice(&port.lanes[0].ours.seal(&Header::control(
-                Kind::Cancel,
-                id,
-                StatusKind::Completed,
-            )));
-        }
-        refused = port.lanes[0].stream.write_all(&bytes).is_err();
-        if refused {
-            break;
-        }
+    // A read that fills the socket, then questions whose answers have to wait behind it.
+    port.lanes[1].request(Kind::ReadRequest, 1, GRANT, &*copies(1, 64 << 20));
+    let mut bytes = Vec::new();
+    for id in 2..8000 {
+        let cancel = Header::control(Kind::Cancel, id, StatusKind::Completed);
+        bytes.extend_from_slice(&port.lanes[1].ours.seal(&cancel));
     }
-    assert!(refused, "a million unread answers were kept");
+    let _ = port.lanes[1].stream.write_all(&bytes);
     eventually(|| engine.sink.closed.load(Ordering::SeqCst) == 1);
+    assert_eq!(engine.sink.lost.lock().unwrap()[0].kind(), ErrorKind::Protocol);
+    assert_eq!(engine.sink.serving.load(Ordering::SeqCst), 0);
 }
 
 #[test]
