@@ -1,20 +1,17 @@
 //! One link, both roles: initiator of our batches, owner of the memory that the peer's batches touch.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use ropeway_core::{
-    Error, ErrorKind, GrantId, PeerId, RegionId, Result, Rights, Run, Runs, Status, StatusKind, TransferId,
-};
+use ropeway_core::{Error, GrantId, PeerId, RegionId, Result, Run, Runs, Status, StatusKind, TransferId};
 
 use super::OneSided;
 use super::chunk::Parts;
 use super::claims::Chunk;
 use super::crew::Crew;
-use super::import::{Answer, Export, Import, Place};
+use super::import::{Export, Import};
 use super::job::Job;
 use crate::Calibration;
 use crate::cma::Kernel;
@@ -23,7 +20,7 @@ use crate::fence::{Cells, CellsView, Fence, FenceView, GateId};
 use crate::rendezvous::{Host, Process, Wire};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{Condvar, Mutex, lock};
-use crate::{Batch, Fenced, Link, LinkConfig, LinkSink, Memory, Refusal, Rejected, State, TransportKind};
+use crate::{Batch, Fenced, Link, LinkConfig, LinkSink, Refusal, Rejected, State, TransportKind};
 
 /// Batches up to here are moved inside `post`.
 const INLINE_BYTES: u64 = 64 << 10;
@@ -48,7 +45,7 @@ pub(crate) struct LinkCore {
     stage: AtomicU8,
     far: OnceLock<Far>,
     pub(super) tables: Mutex<Tables>,
-    imported: Condvar,
+    pub(super) imported: Condvar,
 }
 
 /// What is known of the other side, once the rendezvous succeeded.
@@ -81,10 +78,10 @@ pub(crate) enum Path {
 #[derive(Default)]
 pub(super) struct Tables {
     /// Sorted by id.
-    imports: Vec<(RegionId, Arc<Import>)>,
-    importing: Option<RegionId>,
+    pub(super) imports: Vec<(RegionId, Arc<Import>)>,
+    pub(super) importing: Option<RegionId>,
     /// The region that is being imported was withdrawn meanwhile.
-    import_withdrawn: bool,
+    pub(super) import_withdrawn: bool,
     pub(super) exports: HashMap<RegionId, Export>,
     pub(super) jobs: HashMap<TransferId, Arc<Job>>,
     /// Grants whose proof the sink waits for.
@@ -326,179 +323,6 @@ impl LinkCore {
             self.crew.left_alone();
         }
     }
-
-    // Imports.
-
-    fn begin_import(&self, region: RegionId, deadline: Instant) -> Result<Option<u64>> {
-        let mut tables = lock(&self.tables);
-        loop {
-            if let Ok(index) = tables.imports.binary_search_by_key(&region, |(id, _)| *id) {
-                return Ok(Some(tables.imports[index].1.len()));
-            }
-            if tables.importing.is_none() {
-                tables.importing = Some(region);
-                tables.import_withdrawn = false;
-                return Ok(None);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(late(region));
-            }
-            tables = self.imported.wait_timeout(tables, left).unwrap_or_else(|poison| poison.into_inner()).0;
-        }
-    }
-
-    fn end_import(&self, region: RegionId, import: Result<Import>) -> Result<u64> {
-        let mut tables = lock(&self.tables);
-        tables.importing = None;
-        let withdrawn = tables.import_withdrawn || !self.is_open();
-        let result = match import {
-            Err(error) => Err(error),
-            Ok(import) if withdrawn => {
-                drop(tables);
-                drop(import);
-                self.imported.notify_all();
-                return Err(Error::new(
-                    ErrorKind::Closed,
-                    "import",
-                    format!("region {region} was withdrawn by its owner"),
-                ));
-            }
-            Ok(import) => {
-                let len = import.len();
-                match tables.imports.binary_search_by_key(&region, |(id, _)| *id) {
-                    Ok(_) => unreachable!("one import of a link at a time"),
-                    Err(index) => tables.imports.insert(index, (region, Arc::new(import))),
-                }
-                Ok(len)
-            }
-        };
-        drop(tables);
-        self.imported.notify_all();
-        result
-    }
-
-    fn fetch(&self, region: RegionId, deadline: Instant) -> Result<Import> {
-        let far = self.far().filter(|_| self.is_open()).ok_or_else(|| closed("import"))?;
-        match &far.path {
-            Path::Neighbour(neighbour) => {
-                let neighbour = neighbour.upgrade().ok_or_else(|| closed("import"))?;
-                let memory = neighbour.lend(region)?;
-                let (len, writable) = (memory.len(), memory.is_writable());
-                Ok(Import::new(region, Place::Here(memory), len, writable, self.weak()))
-            }
-            Path::Socket { wire, .. } => {
-                let answer = self.host.import(wire, region, deadline)?;
-                let (len, writable) = (answer.len, answer.writable);
-                let mapped = matches!(far.way, Way::Mapped);
-                match answer.place(region, mapped, self.host.janitor()) {
-                    Ok(place) => Ok(Import::new(region, place, len, writable, self.weak())),
-                    Err(error) => {
-                        self.host.release(wire, region);
-                        Err(error)
-                    }
-                }
-            }
-        }
-    }
-
-    /// The peer takes one of our regions: pinned until it has let go of it, or the link has closed.
-    pub(crate) fn lend(&self, region: RegionId) -> Result<Arc<Memory>> {
-        if !self.is_open() {
-            return Err(closed("export"));
-        }
-        if let Some(export) = lock(&self.tables).exports.get_mut(&region) {
-            if export.withdrawing {
-                return Err(Error::new(ErrorKind::Closed, "export", format!("region {region} is closing")));
-            }
-            export.holders += 1;
-            return Ok(Arc::clone(&export.memory));
-        }
-        // Outside the lock: the sink is the engine's code.
-        let memory = self.sink.export(region)?;
-        let mut tables = lock(&self.tables);
-        let export = tables.exports.entry(region).or_insert(Export {
-            memory: Arc::clone(&memory),
-            holders: 0,
-            withdrawing: false,
-        });
-        export.holders += 1;
-        Ok(memory)
-    }
-
-    /// What the peer gets for its import request.
-    pub(crate) fn answer(&self, region: RegionId) -> Result<(Answer, Option<OwnedFd>)> {
-        let memory = self.lend(region)?;
-        let writable = memory.peer_rights() == Rights::Write;
-        let (address, fd) = if self.kind == TransportKind::Cma {
-            (memory.base().addr().get() as u64, None)
-        } else {
-            let memfd = memory.memfd().ok_or_else(|| {
-                let why = format!("region {region} is not in a memfd; allocate it shared, or use cma");
-                Error::new(ErrorKind::Unsupported, "export", why)
-            });
-            let fd = memfd.and_then(|memfd| {
-                memfd
-                    .try_clone_to_owned()
-                    .map_err(|error| Error::os("export", "duplicating the memfd", error))
-            });
-            match fd {
-                Ok(fd) => (0, Some(fd)),
-                Err(error) => {
-                    self.returned(region);
-                    return Err(error);
-                }
-            }
-        };
-        Ok((Answer { len: memory.len(), address, writable, memfd: None }, fd))
-    }
-
-    /// The peer has let go of our region once. The sink is told when it holds it no more.
-    pub(crate) fn returned(&self, region: RegionId) {
-        let ended = {
-            let mut tables = lock(&self.tables);
-            let Some(export) = tables.exports.get_mut(&region) else { return };
-            export.holders = export.holders.saturating_sub(1);
-            if export.holders == 0 { tables.exports.remove(&region) } else { None }
-        };
-        if ended.is_some() {
-            drop(ended);
-            self.sink.withdrawn(region);
-        }
-    }
-
-    /// The owner closes a region: no batch may use it from here on; its map goes when the last of them has ended.
-    pub(crate) fn withdrawn_by_owner(&self, region: RegionId) {
-        let import = {
-            let mut tables = lock(&self.tables);
-            if tables.importing == Some(region) {
-                tables.import_withdrawn = true;
-            }
-            match tables.imports.binary_search_by_key(&region, |(id, _)| *id) {
-                Ok(index) => Some(tables.imports.remove(index)),
-                Err(_) => None,
-            }
-        };
-        drop(import);
-    }
-
-    /// The last use of an import is over: the owner may know.
-    pub(super) fn let_go(&self, region: RegionId) {
-        match self.far().map(|far| &far.path) {
-            Some(Path::Neighbour(neighbour)) => {
-                if let Some(neighbour) = neighbour.upgrade() {
-                    self.host.returned(neighbour, region);
-                }
-            }
-            Some(Path::Socket { wire, .. }) => self.host.release(wire, region),
-            None => {}
-        }
-    }
-
-    pub(super) fn drop_imports(&self) {
-        let imports = std::mem::take(&mut lock(&self.tables).imports);
-        drop(imports);
-    }
 }
 
 impl Link for LinkCore {
@@ -586,16 +410,4 @@ impl Link for LinkCore {
     fn close(&self) {
         self.end(StatusKind::Closed);
     }
-}
-
-fn late(region: RegionId) -> Error {
-    Error::new(
-        ErrorKind::TimedOut,
-        "import",
-        format!("the deadline passed before region {region} was imported"),
-    )
-}
-
-fn closed(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Closed, operation, "the link is not open")
 }

@@ -16,6 +16,7 @@ mod models;
 #[cfg(any(test, feature = "sim"))]
 pub mod pause;
 mod proofs;
+mod regions;
 #[cfg(all(not(loom), test))]
 pub(crate) mod rig;
 #[cfg(all(not(loom), test))]
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use ropeway_core::{Error, ErrorKind, Limits, Result};
 
 use crate::fence::Fence;
+use crate::memory::fork::Origin;
 use crate::rendezvous::Host;
 use crate::{Calibration, Janitor};
 pub(crate) use chunk::{Failed, Resolved};
@@ -56,6 +58,7 @@ pub struct OneSided {
     pub(crate) config: OneSidedConfig,
     /// The name of this engine on this host, drawn at random.
     pub(crate) nonce: [u8; 16],
+    origin: Origin,
 }
 
 impl OneSided {
@@ -77,7 +80,7 @@ impl OneSided {
         let fence = Arc::new(fence);
         let host = Host::open(&config, nonce, &fence)?;
         let crew = Crew::open(config.copy_threads);
-        Ok(Arc::new(Self { fence, crew, host, config, nonce }))
+        Ok(Arc::new(Self { fence, crew, host, origin: config.janitor.origin(), config, nonce }))
     }
 
     /// The owner's words: the engine opens and closes its grants here.
@@ -90,8 +93,12 @@ impl OneSided {
         &self.crew
     }
 
-    /// Stops the threads, without waiting, once every link has ended.
+    /// Stops the threads, without waiting, once every link has ended. Does nothing in a forked child, where there are
+    /// none and locks may be held for ever.
     pub fn close(&self) {
+        if self.origin.is_foreign() {
+            return;
+        }
         self.host.stop();
         self.crew.stop();
     }
