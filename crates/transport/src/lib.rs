@@ -36,3 +36,14 @@ pub use memory::Memory;
 pub use onesided::{OneSided, OneSidedConfig};
 pub use shm::Shm;
 pub use tcp::{Tcp, TcpConfig};
+
+/// The decoders of peers' bytes, for the fuzzer.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::tcp::fuzz as tcp;
+
+    /// The host side channel's messages.
+    pub fn host(bytes: &[u8]) {
+        crate::rendezvous::fuzz(bytes);
+    }
+}

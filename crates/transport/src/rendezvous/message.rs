@@ -241,6 +241,16 @@ pub(super) fn code_kind(code: u8) -> ErrorKind {
     KINDS.get(usize::from(code)).copied().unwrap_or(ErrorKind::Closed)
 }
 
+/// Takes any bytes for a message: what is accepted keeps the limit, and comes back the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Some(message) = Message::decode(bytes) {
+        let encoded = message.encode();
+        assert!(encoded.len() <= super::socket::MESSAGE_MAX);
+        assert_eq!(Message::decode(&encoded), Some(message));
+    }
+}
+
 #[cfg(all(not(loom), test))]
 mod tests {
     use proptest::prelude::*;

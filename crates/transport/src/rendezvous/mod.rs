@@ -15,4 +15,6 @@ mod tests;
 
 pub(crate) use greeting::Meeting;
 pub(crate) use host::{Host, Wire};
+#[cfg(fuzzing)]
+pub(crate) use message::fuzz;
 pub(crate) use process::Process;

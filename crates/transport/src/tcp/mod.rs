@@ -210,3 +210,15 @@ fn offer_decode(offer: &[u8]) -> Result<SocketAddr, Error> {
     }
     Ok(SocketAddr::new(ip, u16::from_le_bytes(port)))
 }
+
+/// Every decoder of the data stream, for the fuzzer.
+#[cfg(fuzzing)]
+pub fn fuzz(bytes: &[u8]) {
+    wire::fuzz(bytes);
+    if let Some((claim, _)) = bytes.split_first_chunk::<{ attach::CLAIM_BYTES }>()
+        && let Ok(decoded) = attach::Claim::decode(claim)
+    {
+        assert_eq!(decoded.encode(), *claim);
+    }
+    let _ = offer_decode(bytes);
+}

@@ -270,6 +270,21 @@ pub(super) fn status_from_wire(status: u16) -> StatusKind {
     }
 }
 
+/// Takes any bytes for a header and a request's body: what is accepted is what an encoder writes.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let Some((head, rest)) = bytes.split_first_chunk::<COVERED_BYTES>() else { return };
+    if let Some(header) = Header::from_covered(head) {
+        assert!(header.length <= SEGMENT_BYTES_MAX);
+        assert_eq!(header.covered(), *head);
+    }
+    if let Some(body) = RequestBody::decode(rest) {
+        assert!(body.start.checked_add(body.bytes).is_some());
+        assert_eq!(body.plan.len() + REQUEST_FIXED_BYTES, rest.len());
+    }
+    assert!(Seal::new([3; 32]).open_body(1, bytes).is_err(), "no input finds a MAC");
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
