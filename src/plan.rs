@@ -192,16 +192,32 @@ impl Plan {
             return Err(error.into());
         }
         place.keep();
-        match submit.start {
+        self.start(&shared, &flight, &state, batch, submit.start)?;
+        if !state.is_done() {
+            shared.watch_deadlines(flight.abandon_at);
+        }
+        Ok(Transfer::new(state, flight))
+    }
+
+    /// Hands the batch to the link, now or when its event fires.
+    fn start(
+        &self,
+        shared: &Arc<Shared>,
+        flight: &Arc<Flight>,
+        state: &Arc<State>,
+        batch: Batch,
+        start: Start,
+    ) -> Result<(), SubmitError> {
+        match start {
             Start::Now => {
                 if let Err(rejected) = self.route.link.post(batch) {
-                    return Err(self.rejected(&shared, &flight, rejected));
+                    return Err(self.rejected(shared, flight, rejected));
                 }
             }
             Start::AfterEvent(event) => {
                 flight.hold(batch);
-                let armed = Arc::downgrade(&flight);
-                let keep = Arc::clone(&state);
+                let armed = Arc::downgrade(flight);
+                let keep = Arc::clone(state);
                 event.when_fired(move || {
                     let _keep = keep;
                     if let Some(flight) = armed.upgrade() {
@@ -210,10 +226,7 @@ impl Plan {
                 });
             }
         }
-        if !state.is_done() {
-            shared.watch_deadlines(flight.abandon_at);
-        }
-        Ok(Transfer::new(state, flight))
+        Ok(())
     }
 
     fn shared(&self) -> Result<Arc<Shared>> {
