@@ -114,6 +114,7 @@ over! {
     a_writer_stopped_past_its_lease_leaves_no_late_byte: Tcp;
     a_reader_stopped_past_its_lease_shows_no_later_byte: Shm Cma Tcp;
     a_stopped_owner_ends_transfers_by_the_importers_clock: Shm Cma Tcp;
+    an_exit_in_mid_copy_is_an_end_like_any_other: Shm Cma Tcp;
     a_process_is_proven_dead_although_its_child_holds_the_sockets: Shm Cma Tcp;
 }
 
@@ -355,6 +356,38 @@ mod facts {
             let holds = child.must("holds");
             assert!(holds.ends_with(&format!("[{EDGE}]")), "bytes outside the destination: {holds}");
         }
+    }
+
+    /// `exit` runs what a program registered for its end beside threads that still copy.
+    pub(super) fn an_exit_in_mid_copy_is_an_end_like_any_other(kind: TransportKind) {
+        let setup = Setup { bytes: 256 << 20, ..Setup::of(kind) };
+        let here = Here::open(&setup);
+        for op in [Op::Write, Op::Read] {
+            here.fill(1);
+            let lease = here.lease(op);
+            let mut child = importer_of(&here, &lease);
+            child.must("fill 1");
+            child.must(&format!("start {op}"));
+            child.must("end 0");
+            child.say("exit");
+            assert_eq!(child.ended(), Some(0), "a clean exit");
+            assert!(lease.wait_free(WAIT).is_some(), "the blocks come back");
+            here.fill(3);
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(here.holds(), [3]);
+        }
+        // The owner exits under the importer's transfers.
+        let (mut child, descriptor) = spawn(&setup);
+        child.must("fill 5");
+        let (peer, route) = here.meet(&descriptor);
+        let grant = claim(&peer, &child.must("lease read"));
+        let transfer = here.plan(&route, &grant, Op::Read).submit(Submit::default()).expect("submitted");
+        child.say("exit");
+        assert_eq!(child.ended(), Some(0), "a clean exit");
+        if let Err(error) = transfer.wait(WAIT).expect("ends") {
+            expect_loss(&error);
+        }
+        assert!(here.holds().iter().all(|byte| [3, 5].contains(byte)));
     }
 
     /// EOF is no proof of death and its absence no sign of life: the pidfd is.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +47,10 @@ pub struct Setup {
     pub uid: Option<u32>,
     /// Whether other processes of the same user may look into it.
     pub dumpable: bool,
-    /// Whether it moves to a network namespace of its own before the engine is opened.
-    pub own_network: bool,
+    /// The network namespace that it enters before the engine is opened: a file of `/run/netns`.
+    pub network: Option<String>,
+    /// The cgroup that it enters before the engine is opened: a folder.
+    pub cgroup: Option<String>,
 }
 
 impl Setup {
@@ -130,7 +133,8 @@ impl Default for Setup {
             insecure: false,
             uid: None,
             dumpable: true,
-            own_network: false,
+            network: None,
+            cgroup: None,
         }
     }
 }
@@ -140,7 +144,7 @@ impl fmt::Display for Setup {
         let kinds: Vec<_> = self.kinds.iter().map(|kind| kind.name()).collect();
         write!(
             f,
-            "kinds={} bytes={} block={} shared={} ttl={} listen={} insecure={} uid={} dumpable={} network={}",
+            "kinds={} bytes={} block={} shared={} ttl={} listen={} insecure={} uid={} dumpable={} network={} cgroup={}",
             kinds.join(","),
             self.bytes,
             self.block,
@@ -150,7 +154,8 @@ impl fmt::Display for Setup {
             self.insecure,
             self.uid.map_or_else(String::new, |uid| uid.to_string()),
             self.dumpable,
-            self.own_network,
+            self.network.as_deref().unwrap_or_default(),
+            self.cgroup.as_deref().unwrap_or_default(),
         )
     }
 }
@@ -175,7 +180,8 @@ impl FromStr for Setup {
                 "insecure" => setup.insecure = parse(value)?,
                 "uid" => setup.uid = if value.is_empty() { None } else { Some(parse(value)?) },
                 "dumpable" => setup.dumpable = parse(value)?,
-                "network" => setup.own_network = parse(value)?,
+                "network" => setup.network = Some(value.to_owned()).filter(|name| !name.is_empty()),
+                "cgroup" => setup.cgroup = Some(value.to_owned()).filter(|path| !path.is_empty()),
                 other => return Err(format!("{other}: no such key")),
             }
         }
@@ -241,10 +247,15 @@ fn die_with_parent() {
 }
 
 fn become_what(setup: &Setup) {
-    if setup.own_network {
-        // SAFETY: moves this thread, from which all others are made later, to a network of its own.
-        let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        assert_eq!(moved, 0, "unshare: {}", std::io::Error::last_os_error());
+    if let Some(group) = &setup.cgroup {
+        let procs = format!("{group}/cgroup.procs");
+        std::fs::write(&procs, std::process::id().to_string()).expect("the cgroup takes this process");
+    }
+    if let Some(network) = &setup.network {
+        let network = std::fs::File::open(format!("/run/netns/{network}")).expect("a network namespace");
+        // SAFETY: moves this thread, from which all others of the engine are made later.
+        let moved = unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) };
+        assert_eq!(moved, 0, "setns: {}", std::io::Error::last_os_error());
     }
     if let Some(uid) = setup.uid {
         // SAFETY: gives up the rights of this process; glibc does it for all threads.
