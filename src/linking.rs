@@ -111,7 +111,13 @@ impl Shared {
         });
         match made {
             Ok(made) => {
-                peer.add_link(made, true);
+                if !peer.add_link(Arc::clone(&made), true) {
+                    return Err(Error::new(ErrorKind::LinkLost, "connect", "the link was lost at once"));
+                }
+                // A session that ended before the link was in the table has not closed it.
+                if peer.is_lost() {
+                    made.close();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -313,8 +319,11 @@ impl LinkSink for Sink {
     fn lost(&self, error: Error) {
         if let Some((shared, peer)) = self.both() {
             tracing::warn!(peer = %peer.id(), transport = %self.kind, %error, "link lost");
-            peer.link_unusable(self.kind);
             peer.refuse_transport(self.kind, error.message().to_owned());
+            if !peer.link_unusable(self.kind) {
+                // The peer tried this way and found it closed: it takes another one.
+                return;
+            }
             // A data connection that broke is a peer that must be met anew: its grants and routes are void. But what
             // it said before, a release or a goodbye, may still be on its way over the control connection.
             let last_words = if error.kind() == ErrorKind::PeerGone { Duration::ZERO } else { LAST_WORDS };

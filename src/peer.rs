@@ -1,6 +1,6 @@
 //! Another engine: its session, its links, and what is claimed of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -43,6 +43,8 @@ pub(crate) struct PeerInner {
     pub(crate) incarnation: Incarnation,
     pub(crate) session: Session,
     links: RwLock<BTreeMap<TransportKind, LinkEntry>>,
+    /// Links that closed before the thread that made them had put them into the table. Locked after it.
+    early_ends: Mutex<BTreeSet<TransportKind>>,
     /// Transports that were tried and are not to be had, with the reason.
     refused: Mutex<BTreeMap<TransportKind, String>>,
     /// What is known of the peer's caches.
@@ -197,6 +199,7 @@ impl PeerInner {
             incarnation,
             session,
             links: RwLock::default(),
+            early_ends: Mutex::default(),
             refused: Mutex::default(),
             directory: Mutex::new(RemoteDirectory::new(limits)),
             expected: Mutex::default(),
@@ -225,9 +228,14 @@ impl PeerInner {
         !self.lost.swap(true, Ordering::AcqRel)
     }
 
-    pub(crate) fn add_link(&self, link: Arc<dyn Link>, usable: bool) {
+    /// `false` when the link ended before it came here; then it is not kept.
+    pub(crate) fn add_link(&self, link: Arc<dyn Link>, usable: bool) -> bool {
         let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        if self.early_ends().remove(&link.kind()) {
+            return false;
+        }
         links.insert(link.kind(), LinkEntry { link, usable });
+        true
     }
 
     /// The peer has come and its probe succeeded.
@@ -238,12 +246,10 @@ impl PeerInner {
         }
     }
 
-    /// The link is lost; it stays in the table until it is proven closed.
-    pub(crate) fn link_unusable(&self, kind: TransportKind) {
+    /// The link is lost; it stays in the table until it is proven closed. Whether it had been usable.
+    pub(crate) fn link_unusable(&self, kind: TransportKind) -> bool {
         let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = links.get_mut(&kind) {
-            entry.usable = false;
-        }
+        links.get_mut(&kind).is_none_or(|entry| std::mem::take(&mut entry.usable))
     }
 
     /// The peer announced a link under this number.
@@ -257,7 +263,14 @@ impl PeerInner {
 
     /// Takes a closed link out.
     pub(crate) fn remove_link(&self, kind: TransportKind) {
-        self.links.write().unwrap_or_else(PoisonError::into_inner).remove(&kind);
+        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
+        if links.remove(&kind).is_none() {
+            self.early_ends().insert(kind);
+        }
+    }
+
+    fn early_ends(&self) -> std::sync::MutexGuard<'_, BTreeSet<TransportKind>> {
+        self.early_ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn links(&self) -> Vec<Arc<dyn Link>> {
