@@ -213,13 +213,12 @@ impl Queue {
         self.small.is_empty() && self.large.is_empty()
     }
 
-    /// How long a standby thread may sleep unless it is woken. Jobs that are driven need no look: whoever stops driving
-    /// one wakes it.
+    /// How long a standby thread may sleep unless it is woken. While callers wait for their batches it looks seldom: on a
+    /// busy machine each look takes the core from a thread that copies.
     fn pause(&self) -> Option<Duration> {
-        if self.small.iter().chain(&self.large).any(|job| !job.is_driven()) {
-            return Some(GRACE);
-        }
-        self.last_post.filter(|last| last.elapsed() < LOOK_ON).map(|_| LOOK)
+        let posted = self.last_post.is_some_and(|last| last.elapsed() < LOOK_ON);
+        let alone = || self.small.iter().chain(&self.large).any(|job| !job.is_driven());
+        (posted || alone()).then_some(LOOK)
     }
 
     /// Small first, but for every fourth turn.

@@ -213,6 +213,8 @@ impl Peers {
                 Err(Errno::AGAIN) => return,
                 Err(errno) => {
                     tracing::warn!(%errno, "accepting a peer on the host socket");
+                    // Out of descriptors, the peer stays in the backlog and epoll tells of it again at once.
+                    std::thread::sleep(LOOK_LAST);
                     return;
                 }
             };

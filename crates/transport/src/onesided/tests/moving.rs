@@ -54,9 +54,13 @@ fn a_batch_that_nobody_waits_for_ends() {
         let grant = far.open(1, Rights::Read);
         far.lend(1, 32 << 20, &near);
         let ours = private(32 << 20);
-        let (state, _) =
-            Order::new(Op::Read, grant, List::reversed(32 << 20, 65536), &ours, region(1)).post(&*near.link);
-        assert_eq!(state.park(Some(soon())).expect("watchdog").kind, StatusKind::Completed);
+        let order = || Order::new(Op::Read, grant, List::reversed(32 << 20, 65536), &ours, region(1));
+        for _ in 0..3 {
+            let (state, _) = order().post(&*near.link);
+            assert_eq!(state.park(Some(soon())).expect("watchdog").kind, StatusKind::Completed);
+            // One that is waited for leads the crew to expect the next one to be waited for, too.
+            assert_eq!(order().run(&*near.link).kind, StatusKind::Completed);
+        }
     }
 }
 
