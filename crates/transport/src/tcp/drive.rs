@@ -144,13 +144,13 @@ fn turns(
     lanes: &[&Lane],
     mut spin_until: Option<Instant>,
 ) {
+    let mut readable = u128::MAX;
     loop {
-        let (mut bytes, mut more) = (0, false);
+        let mut more = false;
         for lane in lanes {
-            let turn = lane.work(link, Who::Driver);
-            bytes += turn.bytes;
-            more |= turn.more;
+            more |= lane.work(link, Who::Driver, readable & 1 << lane.index != 0).more;
         }
+        readable = u128::MAX;
         if state.is_done() {
             return;
         }
@@ -163,7 +163,7 @@ fn turns(
         if until.is_some_and(|until| until <= now) {
             return;
         }
-        if more || bytes > 0 {
+        if more {
             continue;
         }
         if spin_until.is_some_and(|until| now < until) {
@@ -171,11 +171,12 @@ fn turns(
             continue;
         }
         spin_until = None;
-        sleep(lanes, until.map(|until| until - now));
+        readable = sleep(lanes, until.map(|until| until - now));
     }
 }
 
-fn sleep(lanes: &[&Lane], left: Option<Duration>) {
+/// Sleeps until there is something to do. Gives the streams that are worth reading, one bit each.
+fn sleep(lanes: &[&Lane], left: Option<Duration>) -> u128 {
     let mut fds = Vec::with_capacity(2 * lanes.len());
     for lane in lanes {
         let wants_to_send = lane.wants_to_send.load(Ordering::Relaxed);
@@ -188,9 +189,14 @@ fn sleep(lanes: &[&Lane], left: Option<Duration>) {
         tv_nsec: left.subsec_nanos().into(),
     });
     let _ = poll(&mut fds, timeout.as_ref());
+    let mut readable = 0;
     for (lane, polled) in lanes.iter().zip(fds.chunks_exact(2)) {
+        if !polled[0].revents().difference(PollFlags::OUT).is_empty() {
+            readable |= 1 << lane.index;
+        }
         if !polled[1].revents().is_empty() {
             lane.bell.silence();
         }
     }
+    readable
 }

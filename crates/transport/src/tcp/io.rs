@@ -181,17 +181,20 @@ pub(super) fn run(shared: &Arc<Shared>, mut acceptor: Acceptor) {
                 BELL => shared.bell.silence(),
                 LISTENER => acceptor.accept(shared),
                 token => {
+                    // Errors and hang-ups are found by reading.
+                    let flags = event.flags;
+                    let readable = flags != epoll::EventFlags::OUT;
                     let found = shared.table().get(&token).cloned();
                     match found {
-                        Some((link, 0)) => serve(&link, 0),
-                        Some(of) => bulk.push(of),
+                        Some((link, 0)) => serve(&link, 0, readable),
+                        Some((link, lane)) => bulk.push((link, lane, readable)),
                         None => acceptor.read(shared, token),
                     }
                 }
             }
         }
-        for (link, lane) in bulk {
-            serve(&link, lane);
+        for (link, lane, readable) in bulk {
+            serve(&link, lane, readable);
         }
         if !read_letters(shared, &mut acceptor) {
             break;
@@ -215,12 +218,13 @@ pub(super) fn run(shared: &Arc<Shared>, mut acceptor: Acceptor) {
     }
 }
 
-fn serve(link: &Arc<LinkCore>, lane: u16) {
+fn serve(link: &Arc<LinkCore>, lane: u16, readable: bool) {
     let Some(lane) = link.lanes().get(usize::from(lane)) else { return };
     if lane.driven.load(Ordering::SeqCst) || link.is_dying() {
         return;
     }
-    let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lane.work(link, Who::Io)));
+    let worked =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lane.work(link, Who::Io, readable)));
     if worked.is_err() {
         link.die(Error::new(
             ErrorKind::Internal,

@@ -198,9 +198,9 @@ impl Lane {
         }
     }
 
-    /// Moves bytes for one turn, as the thread that is in charge of the stream.
-    pub(super) fn work(&self, link: &LinkCore, who: Who) -> Turn {
-        let turn = self.turn(link, self.lock(), who);
+    /// Moves bytes for one turn, as the thread that is in charge of the stream. `readable`: something may be there.
+    pub(super) fn work(&self, link: &LinkCore, who: Who, readable: bool) -> Turn {
+        let turn = self.turn(link, self.lock(), who, readable);
         self.look_again(link);
         turn
     }
@@ -209,7 +209,7 @@ impl Lane {
     /// it takes up the orders before it lets go.
     pub(super) fn try_work(&self, link: &LinkCore) {
         if let Some(conn) = self.try_lock() {
-            self.turn(link, conn, Who::Passer);
+            self.turn(link, conn, Who::Passer, false);
         }
         self.look_again(link);
     }
@@ -218,15 +218,15 @@ impl Lane {
     pub(super) fn look_again(&self, link: &LinkCore) {
         while self.ordered.load(Ordering::SeqCst) {
             match self.try_lock() {
-                Some(conn) => self.turn(link, conn, Who::Passer),
+                Some(conn) => self.turn(link, conn, Who::Passer, false),
                 None => return,
             };
         }
     }
 
-    fn turn(&self, link: &LinkCore, mut conn: MutexGuard<'_, Conn>, who: Who) -> Turn {
+    fn turn(&self, link: &LinkCore, mut conn: MutexGuard<'_, Conn>, who: Who, readable: bool) -> Turn {
         let mut effects = Effects::default();
-        let turn = self.pump(link, &mut conn, &mut effects, who != Who::Passer);
+        let turn = self.pump(link, &mut conn, &mut effects, who, readable);
         if effects.lost.is_none() && !conn.over {
             link.watch(self, &mut conn, who);
         }
@@ -252,7 +252,14 @@ impl Lane {
         self.look_again(link);
     }
 
-    fn pump(&self, link: &LinkCore, conn: &mut Conn, effects: &mut Effects, receive: bool) -> Turn {
+    fn pump(
+        &self,
+        link: &LinkCore,
+        conn: &mut Conn,
+        effects: &mut Effects,
+        who: Who,
+        readable: bool,
+    ) -> Turn {
         let mut turn = Turn::default();
         if self.ordered.swap(false, Ordering::SeqCst) {
             let orders = std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner));
@@ -265,7 +272,7 @@ impl Lane {
         if conn.over || effects.lost.is_some() {
             return turn;
         }
-        match self.move_bytes(link, conn, effects, receive, &mut turn) {
+        match self.move_bytes(link, conn, effects, (who, readable), &mut turn) {
             Ok(()) => {}
             Err(broken) => effects.lost = Some(broken.error(self.index)),
         }
@@ -277,13 +284,13 @@ impl Lane {
         link: &LinkCore,
         conn: &mut Conn,
         effects: &mut Effects,
-        receive: bool,
+        (who, readable): (Who, bool),
         turn: &mut Turn,
     ) -> Result<(), Broken> {
         // Small answers first: sending comes before more of a bulk read is taken in, and goes by segments.
-        let (mut can_send, mut can_receive) = (true, receive);
+        let (mut can_send, mut can_receive) = (true, readable);
         // A thread that only submits does not move bulk bytes: that is for whoever waits, or the I/O thread.
-        let limit = if receive { TURN_BYTES } else { super::SMALL_BYTES as usize };
+        let limit = if who == Who::Passer { super::SMALL_BYTES as usize } else { TURN_BYTES };
         // What was read ahead is looked at before the turn ends: no poll would tell that it is there.
         while (can_send || can_receive) && (turn.bytes < limit || conn.receiver.has_ahead()) {
             if can_send {
