@@ -1,7 +1,7 @@
 //! A thread that waits for a batch moves the bytes of its streams itself; the I/O thread leaves them alone meanwhile.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -94,7 +94,11 @@ pub(super) fn drive(link: &LinkCore, state: &State, until: Option<Instant>) {
         state.park(until);
         return;
     }
-    run(link, state, until, &ours, bytes <= SMALL_BYTES);
+    // Whoever ended the batch before it could see that we drive did not ring; pairs with the fence in `tell`.
+    fence(Ordering::SeqCst);
+    if !state.is_done() {
+        run(link, state, until, &ours, bytes <= SMALL_BYTES);
+    }
     for lane in ours {
         give_back(link, lane);
     }

@@ -148,6 +148,11 @@ impl Shared {
         self.bell.ring();
     }
 
+    /// Whether the I/O thread is to end, or has.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.letters().stopping
+    }
+
     pub(super) fn stop(&self) {
         self.letters().stopping = true;
         self.bell.ring();

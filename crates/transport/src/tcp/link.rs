@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -131,6 +131,8 @@ impl LinkCore {
             // (end, ack, cancel-ack), or never heard of the request.
             unsafe { done.finish(status) };
         }
+        // Pairs with the fence in `drive`: either it sees the end, or we see that it drives.
+        fence(Ordering::SeqCst);
         if ended && who != Who::Driver && lane.driven.load(Ordering::SeqCst) {
             lane.bell.ring();
         }

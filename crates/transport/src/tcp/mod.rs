@@ -142,6 +142,9 @@ impl Transport for Tcp {
     }
 
     fn link(&self, config: LinkConfig) -> Result<Arc<dyn Link>, Error> {
+        if self.shared.is_stopping() {
+            return Err(Error::new(ErrorKind::Closed, "link", "the tcp transport was closed"));
+        }
         if config.role == Role::Active {
             return self.connect(config);
         }
