@@ -89,13 +89,15 @@ impl Crew {
     }
 
     pub(super) fn post(&self, job: Arc<Job>) {
+        let now = job.posted();
         let mut queue = lock(&self.queue);
-        if job.is_small() {
-            queue.small.push_back(job)
-        } else {
-            queue.large.push_back(job)
-        }
-        let wake = queue.parked != 0;
+        let list = if job.is_small() { &mut queue.small } else { &mut queue.large };
+        list.push_back(job);
+        queue.last_post = Some(now);
+        let looks_soon = self.size == 0
+            && self.waited_for.load(Ordering::Relaxed)
+            && queue.next_look.is_some_and(|next| next <= now + LOOK);
+        let wake = queue.parked != 0 && !looks_soon;
         drop(queue);
         if wake {
             self.work.notify_one();

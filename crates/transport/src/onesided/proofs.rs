@@ -105,7 +105,7 @@ impl LinkCore {
         let gone = self.is_peer_gone();
         let pending = std::mem::take(&mut lock(&self.tables).fencing);
         let (over, kept): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|grant| gone || self.is_closed() || self.is_over(*grant));
+            pending.into_iter().partition(|grant| self.is_closed() || self.is_over(*grant));
         let mut missing = !kept.is_empty();
         lock(&self.tables).fencing.extend(kept);
         for grant in over {
