@@ -174,7 +174,10 @@ impl LeaseInner {
     }
 
     pub(crate) fn withheld(&self, peers: Vec<PeerId>) {
-        self.end().withheld_by = peers;
+        let mut end = self.end();
+        if end.freed.is_none() {
+            end.withheld_by = peers;
+        }
     }
 
     /// Counts what a holder told of a sequence.

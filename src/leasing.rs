@@ -87,21 +87,25 @@ impl Shared {
             Action::Freed { grant, outcome, quarantined, .. } => {
                 tracing::debug!(%grant, ?outcome, quarantined, "lease free");
                 let handle = self.with_leases(|leases, _| leases.handles.remove(&grant));
-                if let Some(lease) = handle.as_ref().and_then(|handle| handle.lease.upgrade()) {
-                    lease.free(Freed { outcome, quarantined });
-                }
                 if quarantined {
                     self.release_lease(grant);
+                }
+                // Told last: whoever waits may lend the blocks again at once.
+                if let Some(lease) = handle.as_ref().and_then(|handle| handle.lease.upgrade()) {
+                    lease.free(Freed { outcome, quarantined });
                 }
                 self.progress.moved();
             }
             Action::Quarantined { grant, peers, outcome, blocks, .. } => {
                 tracing::warn!(%grant, ?outcome, ?peers, blocks = blocks.len(), "leased blocks go into quarantine");
+                // Under the lock under which the lease's end takes the handle away: else another thread could release
+                // first, and the blocks would be withheld for ever. Whether anyone still has the `Lease` is no matter.
                 let lease = self.with_leases(|leases, _| {
-                    leases.handles.get(&grant).and_then(|handle| handle.lease.upgrade())
+                    let handle = leases.handles.get(&grant)?;
+                    self.withhold_lease(grant, &handle.cache, blocks);
+                    handle.lease.upgrade()
                 });
                 if let Some(lease) = lease {
-                    self.withhold_lease(grant, &lease.cache, blocks);
                     lease.withheld(peers);
                 }
             }
