@@ -1,7 +1,7 @@
 //! One suite of facts for every transport: each (transport, fact) is a test of its own.
 
 macro_rules! suite {
-    (($name:ident, $kind:expr) $($module:ident::$fact:ident),* $(,)?) => {
+    (($name:ident, $ground:expr) $($module:ident::$fact:ident),* $(,)?) => {
         mod $name {
             use ropeway_testkit::conformance::{self, Ground};
 
@@ -10,7 +10,7 @@ macro_rules! suite {
                 fn $fact() {
                     let name = concat!(stringify!($name), "::", stringify!($fact));
                     ropeway_testkit::watchdog::bounded(name, || {
-                        conformance::$module::$fact(&Ground { kind: $kind });
+                        conformance::$module::$fact(&$ground);
                     });
                 }
             )*
@@ -18,7 +18,11 @@ macro_rules! suite {
     };
 }
 
-ropeway_testkit::for_each_fact!(suite(loopback, ropeway::TransportKind::Loopback));
-ropeway_testkit::for_each_fact!(suite(shm, ropeway::TransportKind::Shm));
-ropeway_testkit::for_each_fact!(suite(cma, ropeway::TransportKind::Cma));
-ropeway_testkit::for_each_fact!(suite(tcp, ropeway::TransportKind::Tcp));
+ropeway_testkit::for_each_fact!(suite(loopback, Ground::of(ropeway::TransportKind::Loopback)));
+ropeway_testkit::for_each_fact!(suite(shm, Ground::of(ropeway::TransportKind::Shm)));
+ropeway_testkit::for_each_fact!(suite(cma, Ground::of(ropeway::TransportKind::Cma)));
+ropeway_testkit::for_each_fact!(suite(tcp, Ground::of(ropeway::TransportKind::Tcp)));
+ropeway_testkit::for_each_fact!(suite(
+    tcp_streams,
+    Ground { streams: 4, ..Ground::of(ropeway::TransportKind::Tcp) }
+));

@@ -31,7 +31,7 @@ struct World {
 }
 
 fn world(kind: TransportKind) -> (World, Image) {
-    let ground = Ground { kind };
+    let ground = Ground::of(kind);
     let pair = ground.pair_with(BYTES, Limits::default().with_copy_threads(2));
     let (owners, cache) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
     Image::fill(&pair.importer.region, 1);

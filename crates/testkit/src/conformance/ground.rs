@@ -17,6 +17,8 @@ use crate::watchdog::WAIT;
 pub struct Ground {
     /// Which.
     pub kind: TransportKind,
+    /// Data connections per tcp peer.
+    pub streams: u32,
 }
 
 /// An engine with one region.
@@ -40,10 +42,20 @@ pub struct Pair {
 }
 
 impl Ground {
+    /// A transport as it is without settings.
+    pub fn of(kind: TransportKind) -> Self {
+        Self { kind, streams: 1 }
+    }
+
     /// An engine that has only this transport.
     pub fn engine(&self, limits: Limits) -> Engine {
         let here = "127.0.0.1:0".parse().expect("an address");
-        Engine::builder().limits(limits).listen(here).transports(&[self.kind]).open().expect("engine")
+        Engine::builder()
+            .limits(limits.with_streams(self.streams))
+            .listen(here)
+            .transports(&[self.kind])
+            .open()
+            .expect("engine")
     }
 
     /// An engine with a region of `bytes`, between guard pages unless peers are to map it.

@@ -57,6 +57,38 @@ pub fn a_full_transfer_table_refuses_and_gives_room_back(ground: &Ground) {
     }
 }
 
+/// Regions, caches, leases, grants, peers: one of each, and then a refusal that names the limit.
+pub fn every_table_refuses_by_name_when_it_is_full(ground: &Ground) {
+    let full = |limit: &str, result: ropeway::Result<()>| {
+        let error = result.expect_err("full");
+        assert_eq!(error.kind(), ErrorKind::Full, "{limit}: {error}");
+        assert!(error.message().contains(limit), "names the limit {limit}: {error}");
+    };
+    let one =
+        Limits::default().with_regions(1).with_caches(1).with_leases(2).with_grants_per_peer(1).with_peers(1);
+    let pair = ground.pair_with(BYTES, one.with_blocks_per_lease(BLOCKS - 1));
+    let owners = pair.owner.dense(BLOCK);
+    full("regions", pair.owner.engine.register(vec![0u8; 4096]).map(drop));
+    full("caches", pair.owner.engine.raw_cache("other", &pair.owner.region).map(drop));
+    let lease = |blocks: u32| owners.lease(&[&ids(0..blocks)], Rights::Read, Default::default());
+    full("blocks_per_lease", lease(BLOCKS).map(drop));
+    let leases = [lease(1).expect("one"), lease(1).expect("two")];
+    full("leases", lease(1).map(drop));
+    let claim =
+        |lease: &ropeway::Lease| pair.peer.claim(&lease.token(), WAIT).and_then(ropeway::Pending::wait);
+    let grant = claim(&leases[0]).expect("one");
+    full("grants_per_peer", claim(&leases[1]).map(drop));
+    let third = ground.side(BYTES, false, Limits::default());
+    let error = third.engine.connect(&pair.owner.engine.descriptor(), WAIT).and_then(ropeway::Pending::wait);
+    let error = error.map(drop).expect_err("no place for a second peer");
+    assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::LinkLost), "{error}");
+    // Room is given back.
+    drop((grant, leases));
+    crate::watchdog::eventually("a lease can be had again", || lease(1).is_ok());
+    drop(owners);
+    pair.close();
+}
+
 /// A place in the queue is taken at submit, so that no end is lost; without one, nothing starts.
 pub fn a_full_completion_queue_refuses_and_gives_room_back(ground: &Ground) {
     let pair = ground.pair_with(BYTES, Limits::default().with_completions(1));

@@ -49,6 +49,7 @@ macro_rules! for_each_fact {
             leases::a_route_over_a_closed_region_is_refused,
             leases::the_end_of_either_side_is_told_to_the_other,
             limits::a_full_transfer_table_refuses_and_gives_room_back,
+            limits::every_table_refuses_by_name_when_it_is_full,
             limits::a_full_completion_queue_refuses_and_gives_room_back,
             limits::the_completion_queue_wakes_epoll_and_carries_user_data,
             limits::bad_calls_are_refused_with_what_to_do,
