@@ -11,7 +11,8 @@
 
 #include "crew.h"
 
-enum { PIECES = 512 };
+/* About 1 MiB a call, whole: calls for all there is cost a third more CPU time for each byte. */
+enum { PIECES = 1024, CALL_BYTES = 1 << 20 };
 
 /* A request: which way, and how many descriptors from which one on. The lists are known to both sides. */
 struct request {
@@ -62,11 +63,15 @@ static int stream_list(int socket, int sending, uint8_t *pool, int remote_side, 
     struct iovec pieces[PIECES];
     while (next < count) {
         size_t left = 0;
-        for (; next < count && left < PIECES; next++, left++)
-            pieces[left] = (struct iovec){pool + (remote_side ? list[next].remote : list[next].local), list[next].len};
+        uint64_t bytes = 0;
+        for (; next < count && left < PIECES && (left == 0 || bytes + list[next].len <= CALL_BYTES); next++, left++) {
+            uint64_t at = remote_side ? list[next].remote : list[next].local;
+            pieces[left] = (struct iovec){pool + at, list[next].len};
+            bytes += list[next].len;
+        }
         struct msghdr message = {.msg_iov = pieces, .msg_iovlen = left};
         while (message.msg_iovlen) {
-            ssize_t moved = sending ? sendmsg(socket, &message, MSG_NOSIGNAL) : recvmsg(socket, &message, 0);
+            ssize_t moved = sending ? sendmsg(socket, &message, MSG_NOSIGNAL) : recvmsg(socket, &message, MSG_WAITALL);
             if (moved < 0 && errno == EINTR)
                 continue;
             if (moved < 0)

@@ -282,6 +282,12 @@ pub(crate) struct Targets {
     /// Only this transport.
     #[arg(long, value_enum)]
     pub(crate) transport: Option<Transport>,
+    /// Only blocks of so many bytes.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) block: Option<u64>,
+    /// Only cases with so many copy threads (tcp: streams).
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u32>,
     /// Interleaved rounds of each case.
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,

@@ -31,7 +31,8 @@ pub(crate) struct Plan {
     pub(crate) memory: Memory,
     pub(crate) rounds: u32,
     pub(crate) warmup: u32,
-    /// How often a round moves the work: batches that are over in microseconds are moved several times.
+    /// How often a round moves the work: batches that are over in microseconds are moved several times, and once before
+    /// the clock starts, so that they are in cache.
     pub(crate) again: u32,
     /// Threads of the reference: as many as the engine copies with. 0: no reference.
     pub(crate) reference_threads: u32,
@@ -151,9 +152,14 @@ impl<'a> Duel<'a> {
     fn engine_turn(&mut self, outcome: &mut Outcome) -> Result<(), Failure> {
         self.poison()?;
         let grants = self.claim(&mut outcome.claim)?;
+        if self.plan.again > 1 {
+            self.move_all(&grants, 1, &mut histogram())?;
+        }
+        rest();
         let (near, far) = (usage::cpu_seconds(None)?, self.far.cpu_seconds()?);
         let start = Instant::now();
-        (outcome.descriptors, outcome.runs) = self.move_all(&grants, &mut outcome.latency)?;
+        (outcome.descriptors, outcome.runs) =
+            self.move_all(&grants, self.plan.again, &mut outcome.latency)?;
         let seconds = start.elapsed().as_secs_f64();
         let cpu_initiator = usage::cpu_seconds(None)? - near;
         let cpu_target = self.far.cpu_seconds()? - far;
@@ -177,10 +183,15 @@ impl<'a> Duel<'a> {
     }
 
     /// From block ids to arrival, all requests in flight at once. Returns copies before and after merging.
-    fn move_all(&self, grants: &[Grant], latency: &mut Histogram<u64>) -> Result<(u64, u64), Failure> {
+    fn move_all(
+        &self,
+        grants: &[Grant],
+        times: u32,
+        latency: &mut Histogram<u64>,
+    ) -> Result<(u64, u64), Failure> {
         let (mut descriptors, mut runs) = (0, 0);
         let mut plans = Vec::with_capacity(grants.len());
-        for again in 0..self.plan.again {
+        for again in 0..times {
             let mut flights = Vec::with_capacity(grants.len());
             for (i, (grant, request)) in grants.iter().zip(&self.work.requests).enumerate() {
                 let start = Instant::now();
@@ -209,6 +220,10 @@ impl<'a> Duel<'a> {
 
     fn reference_rep(&mut self, reference: &mut Reference) -> Result<Rep, Failure> {
         self.poison()?;
+        if self.plan.again > 1 {
+            reference.go(self.plan.op, &self.pool)?;
+        }
+        rest();
         let (near, far) = (usage::cpu_seconds(None)?, self.far.cpu_seconds()?);
         let start = Instant::now();
         for _ in 0..self.plan.again {
@@ -351,6 +366,12 @@ fn map_far(far: &mut Far, file: i32, bytes: u64) -> Result<Option<Pool>, Failure
     let pool = Pool::adopt(OwnedFd::from(file), bytes as usize)?;
     pool.touch();
     Ok(Some(pool))
+}
+
+/// Before either turn: whoever has just computed a lot (the poison) is the first to be taken off a busy core, and whoever
+/// has just slept the last.
+fn rest() {
+    std::thread::sleep(Duration::from_millis(1));
 }
 
 fn histogram() -> Histogram<u64> {

@@ -62,10 +62,12 @@ struct Figures {
 }
 
 pub(crate) fn run(options: &Targets) -> Result<(), Failure> {
-    let cases: Vec<Case> = cases()
-        .into_iter()
-        .filter(|case| options.transport.is_none_or(|only| only == case.transport))
-        .collect();
+    let wanted = |case: &Case| {
+        options.transport.is_none_or(|only| only == case.transport)
+            && options.block.is_none_or(|only| only == case.block)
+            && options.threads.is_none_or(|only| only == case.threads)
+    };
+    let cases: Vec<Case> = cases().into_iter().filter(wanted).collect();
     let bar = output::progress(cases.len() as u64, "comparing");
     let mut all = Vec::new();
     for case in cases {
@@ -77,12 +79,16 @@ pub(crate) fn run(options: &Targets) -> Result<(), Failure> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let latencies = latency::all(options)?;
+    let small = options.block.is_none() && options.threads.is_none();
+    let latencies = if small { latency::all(options)? } else { Vec::new() };
     if options.json {
         return Ok(latencies.iter().try_for_each(output::json_line)?);
     }
     print(&all)?;
-    Ok(latency::print(&latencies)?)
+    if small {
+        latency::print(&latencies)?;
+    }
+    Ok(())
 }
 
 fn cases() -> Vec<Case> {
