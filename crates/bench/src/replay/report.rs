@@ -133,7 +133,7 @@ struct Figures<'a> {
     /// Bytes moved over the whole time, idle moments included.
     gbps: f64,
     /// Bytes moved over the sum of the times that transfers took.
-    gbps_transferring: f64,
+    gbps_per_transfer: f64,
     speedup_asked: f64,
     /// How much faster than in the trace the last request was done.
     speedup_achieved: f64,
@@ -168,7 +168,7 @@ pub(crate) fn print(options: &Replay, context: &Context<'_>, tally: &Tally) -> R
         bytes_reused: (tally.blocks - tally.blocks_moved) * context.block_bytes,
         wall_s: tally.wall_s,
         gbps: gb(tally.bytes_moved) / tally.wall_s,
-        gbps_transferring: gb(tally.bytes_moved) / tally.transferring_s.max(1e-9),
+        gbps_per_transfer: gb(tally.bytes_moved) / tally.transferring_s.max(1e-9),
         speedup_asked: options.speedup,
         speedup_achieved: span_ms as f64 / 1e3 / tally.wall_s,
         queueing: Percentiles::of(&tally.queueing),
@@ -218,7 +218,7 @@ fn table(figures: &Figures<'_>) -> std::io::Result<()> {
             ("wall time", format!("{:.1} s", figures.wall_s)),
             (
                 "throughput",
-                format!("{:.2} GB/s ({:.2} while transferring)", figures.gbps, figures.gbps_transferring),
+                format!("{:.2} GB/s ({:.2} each transfer by itself)", figures.gbps, figures.gbps_per_transfer),
             ),
             (
                 "speedup",

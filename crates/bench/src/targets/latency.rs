@@ -146,12 +146,8 @@ fn measure(transport: Transport) -> Result<Vec<Figures>, Failure> {
         reference: reference.name(),
         reference_p50_us: bare,
         reference_p99_us: at(&theirs, 0.99),
-        wanted: if transport == Transport::Tcp {
-            "at most 1.5 × the ping-pong"
-        } else {
-            "under 1 µs above"
-        },
-        met: if transport == Transport::Tcp { p50 <= 1.5 * bare } else { p50 < bare + 1.0 },
+        wanted,
+        met,
     }];
     if transport == Transport::Tcp {
         all.push(beside(&bench, &grant, &small, &ours)?);
