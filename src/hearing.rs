@@ -33,6 +33,9 @@ impl Shared {
             Event::Released { grant } => {
                 self.with_leases(|leases, now| leases.table.release(peer.id(), grant, now));
             }
+            Event::Forsaken { grant } => {
+                self.with_leases(|leases, now| leases.table.forsaken(peer.id(), grant, now));
+            }
             Event::Revoked { grant } => self.with_grants(|grants, _| grants.table.revoked(peer.id(), grant)),
             Event::Renewed => {
                 self.with_leases(|leases, now| leases.table.renew(peer.id(), now));

@@ -47,6 +47,7 @@ impl Shared {
         for action in actions {
             match action {
                 GrantAction::SendRelease { peer, grant } => self.tell(peer, Command::Release { grant }),
+                GrantAction::Forsake { peer, grant } => self.tell(peer, Command::Forsake { grant }),
                 GrantAction::Ended { peer, grant, why } => {
                     tracing::info!(%peer, %grant, ?why, "a grant ended");
                     self.grant_ended(peer, grant);

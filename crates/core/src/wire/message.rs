@@ -215,6 +215,9 @@ pub enum Message {
     LinkFailed { link: u32, text: String },
     /// The sender ends the session.
     Goodbye(Why, String),
+    /// The importer no longer uses the lease but cannot vouch that the blocks are quiet: no `Release`. The owner ends the
+    /// lease and finds its own proof.
+    Forsake { grant: GrantId },
 }
 
 impl Message {
@@ -245,6 +248,7 @@ impl Message {
             Self::LinkReady { .. } => 29,
             Self::LinkFailed { .. } => 30,
             Self::Goodbye(..) => 31,
+            Self::Forsake { .. } => 32,
         }
     }
 
@@ -286,7 +290,9 @@ impl Message {
                 out.put_u8(*why as u8);
                 put_text(out, text, MAX_TEXT_BYTES);
             }
-            Self::Release { grant } | Self::Revoked { grant } => out.put_u64_le(grant.to_bits()),
+            Self::Release { grant } | Self::Revoked { grant } | Self::Forsake { grant } => {
+                out.put_u64_le(grant.to_bits());
+            }
             Self::Heartbeat { sequence } | Self::HeartbeatAck { sequence } => out.put_u64_le(*sequence),
             Self::Lookup { request, name, known } => {
                 out.put_u32_le(*request);
@@ -374,6 +380,7 @@ impl Message {
             29 => Self::LinkReady { link: from.u32()? },
             30 => Self::LinkFailed { link: from.u32()?, text: reason(from)? },
             31 => Self::Goodbye(Why::from_byte(from.u8()?)?, reason(from)?),
+            32 => Self::Forsake { grant: from.grant()? },
             value => {
                 return Err(WireError::Unknown { what: "message kind", value: value.into() });
             }

@@ -135,6 +135,7 @@ fn message() -> impl Strategy<Value = Message> {
             text
         }),
         grant().prop_map(|grant| Message::Release { grant }),
+        grant().prop_map(|grant| Message::Forsake { grant }),
         grant().prop_map(|grant| Message::Revoked { grant }),
         any::<u64>().prop_map(|sequence| Message::Heartbeat { sequence }),
         any::<u64>().prop_map(|sequence| Message::HeartbeatAck { sequence }),

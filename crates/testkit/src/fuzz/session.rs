@@ -98,7 +98,7 @@ fn cache_info(input: &mut Input<'_>) -> CacheInfo {
 
 fn command(input: &mut Input<'_>) -> Command {
     let request = input.number() as u32;
-    match input.below(13) {
+    match input.below(14) {
         0 => {
             let incarnation = Incarnation::new(1 + u64::from(input.below(2))).expect("not 0");
             let (cache, grant) = (cache(input), grant(input));
@@ -114,6 +114,7 @@ fn command(input: &mut Input<'_>) -> Command {
         8 => Command::Changed { cache: cache(input), version: 1, live: true, name: name(input) },
         9 => Command::Notify { grant: grant(input), sequence: request, failed: false },
         10 => Command::LinkOpen { kind: 1, key: Hidden([0; 32]) },
+        12 => Command::Forsake { grant: grant(input) },
         11 => Command::LinkFailed { link: request, text: "x".repeat(600) },
         _ if input.byte() == 0 => Command::Goodbye { why: Why::Closed, text: String::new() },
         _ => Command::LinkReady { link: request },
@@ -122,7 +123,7 @@ fn command(input: &mut Input<'_>) -> Command {
 
 fn message(input: &mut Input<'_>) -> Message {
     let request = input.number() as u32;
-    match input.below(19) {
+    match input.below(20) {
         0 => Message::Hello(hello()),
         1 => Message::HelloAck(input.below(3), hello()),
         2 => Message::Refuse(Why::Full, String::new()),
@@ -140,6 +141,7 @@ fn message(input: &mut Input<'_>) -> Message {
         14 => Message::NotifyRefused { grant: grant(input), sequence: request, why: Why::Full },
         15 => Message::LinkOpen { link: request, kind: 9, key: Hidden([1; 32]) },
         16 => Message::LinkReady { link: request },
+        18 => Message::Forsake { grant: grant(input) },
         17 => Message::LinkFailed { link: request, text: String::new() },
         _ => Message::Goodbye(Why::Other, String::new()),
     }

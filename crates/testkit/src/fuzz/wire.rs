@@ -122,6 +122,7 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
         Message::Claimed { request: 1, info },
         Message::Refused { request: 1, why: Why::Full, text: "full".into() },
         Message::Release { grant: grant() },
+        Message::Forsake { grant: grant() },
         Message::Revoked { grant: grant() },
         Message::Heartbeat { sequence: 1 },
         Message::HeartbeatAck { sequence: 1 },

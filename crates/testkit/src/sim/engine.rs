@@ -201,6 +201,10 @@ impl World {
             GrantAction::SendRelease { peer, grant } => {
                 self.call(life, peer, Command::Release { grant });
             }
+            GrantAction::Forsake { peer, grant } => {
+                self.stats.forsaken += 1;
+                self.call(life, peer, Command::Forsake { grant });
+            }
             GrantAction::Ended { peer, grant, why } => {
                 if why == Ended::Revoked && self.broken(Mutation::AckEarly) {
                     self.call(life, peer, Command::Release { grant });

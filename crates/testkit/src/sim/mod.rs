@@ -106,6 +106,7 @@ pub struct Stats {
     pub stale_incarnations: u64,
     pub fatal: u64,
     pub changes: u64,
+    pub forsaken: u64,
 }
 
 impl std::ops::AddAssign for Stats {
@@ -131,6 +132,7 @@ impl std::ops::AddAssign for Stats {
         self.stale_incarnations += other.stale_incarnations;
         self.fatal += other.fatal;
         self.changes += other.changes;
+        self.forsaken += other.forsaken;
     }
 }
 

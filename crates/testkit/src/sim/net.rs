@@ -184,6 +184,7 @@ impl World {
                 self.claim_answered(life, peer, request, grant, result.ok());
             }
             Heard::Released { grant } => self.lives[life].engine.leases.release(peer, grant, now),
+            Heard::Forsaken { grant } => self.lives[life].engine.leases.forsaken(peer, grant, now),
             Heard::Revoked { grant } => self.lives[life].engine.grants.revoked(peer, grant),
             Heard::Renewed => self.lives[life].engine.leases.renew(peer, now),
             Heard::Confirmed { sent } => self.lives[life].engine.grants.renewed_at(peer, sent),

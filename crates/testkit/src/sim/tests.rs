@@ -45,6 +45,7 @@ fn rare_things_happened(sum: &Stats) {
         ("stale_incarnations", sum.stale_incarnations),
         ("fatal", sum.fatal),
         ("changes", sum.changes),
+        ("forsaken", sum.forsaken),
     ];
     for (name, count) in marks {
         assert!(count >= 20, "{name} happened {count} times: {sum:?}");

@@ -21,6 +21,14 @@ pub enum GrantAction {
         /// The lease.
         grant: GrantId,
     },
+    /// Tell the owner that nothing here uses the lease any more, but that a transfer ended without proof of quiet: the
+    /// owner revokes the lease and finds its own proof. Once per grant, at most.
+    Forsake {
+        /// The owner.
+        peer: PeerId,
+        /// The lease.
+        grant: GrantId,
+    },
     /// The grant can no longer be used; transfers under it are to be cancelled. Once per grant, at most.
     Ended {
         /// The owner.
@@ -41,6 +49,8 @@ pub enum Ended {
     Expired,
     /// The session to the owner was lost.
     PeerLost,
+    /// It was let go here without proof of quiet: told to the owner with [`GrantAction::Forsake`].
+    Forsaken,
 }
 
 /// The grants that this engine holds. Drain [`Self::poll_action`] after every call.
@@ -67,6 +77,8 @@ struct Held {
     claimed_at: Duration,
     armed: Option<Duration>,
     ended: Option<Ended>,
+    /// Nothing uses the grant but quiet is unproven: the owner was told that, or had ended the lease itself.
+    forsaken: bool,
     /// The owner was told, or need not be; kept until the caller's handles are gone, so that a dead handle can never
     /// be taken for one of a later claim.
     settled: bool,
@@ -115,6 +127,7 @@ impl GrantTable {
                     claimed_at: now,
                     armed: None,
                     ended: None,
+                    forsaken: false,
                     settled: false,
                 };
                 self.held.insert((peer, grant), fresh);
@@ -204,10 +217,12 @@ impl GrantTable {
 
     /// The owner revoked the lease. What we hold no more is acknowledged again.
     pub fn revoked(&mut self, peer: PeerId, grant: GrantId) {
-        if self.held.contains_key(&(peer, grant)) {
-            self.end(peer, grant, Ended::Revoked);
-        } else {
-            self.actions.push_back(GrantAction::SendRelease { peer, grant });
+        match self.held.get(&(peer, grant)) {
+            // The owner's answer to our word that quiet is unproven, and its last: it must get no acknowledgement, and
+            // finds its own proof.
+            Some(held) if held.ended == Some(Ended::Forsaken) => self.forget(peer, grant),
+            Some(_) => self.end(peer, grant, Ended::Revoked),
+            None => self.actions.push_back(GrantAction::SendRelease { peer, grant }),
         }
     }
 
@@ -259,7 +274,7 @@ impl GrantTable {
     }
 
     /// Whether heartbeats to the owner are needed: while anything of it is held, claimed, or has ended under transfers
-    /// that still go on. An owner that does not answer is found out by them.
+    /// that still go on; not for what was forsaken. An owner that does not answer is found out by them.
     pub fn needs_heartbeat(&self, peer: PeerId) -> bool {
         self.owners.get(&peer).is_some_and(|owner| owner.alive > 0)
     }
@@ -327,23 +342,51 @@ impl GrantTable {
         let Some(held) = self.held.get_mut(&(peer, grant)) else {
             return;
         };
-        let idle = held.claims == 0 && held.uses == 0 && held.unquiet == 0;
+        let idle = held.claims == 0 && held.uses == 0;
         // A revoked grant is acknowledged as soon as it is quiet; handles that the caller still keeps are dead.
         if !idle || (held.handles > 0 && held.ended.is_none()) {
             return;
         }
+        if held.unquiet > 0 {
+            return self.forsake(peer, grant);
+        }
         if !held.settled {
             held.settled = true;
-            if let Some(owner) = self.owners.get_mut(&peer) {
+            if !held.forsaken
+                && let Some(owner) = self.owners.get_mut(&peer)
+            {
                 owner.alive -= 1;
             }
             if held.info.is_some() && held.ended != Some(Ended::PeerLost) {
                 self.actions.push_back(GrantAction::SendRelease { peer, grant });
             }
         }
-        if held.handles > 0 {
-            return;
+        if held.handles == 0 {
+            self.forget(peer, grant);
         }
+    }
+
+    /// Nothing uses the grant any more, but nobody here can say that its blocks are quiet. Its owner must not be kept
+    /// waiting by renewals: it hears so, once, unless it ended the lease itself.
+    fn forsake(&mut self, peer: PeerId, grant: GrantId) {
+        let Some(held) = self.held.get_mut(&(peer, grant)).filter(|held| !held.forsaken) else {
+            return;
+        };
+        held.forsaken = true;
+        if let Some(at) = held.armed.take() {
+            self.timers.remove(&(at, peer, grant));
+        }
+        if let Some(owner) = self.owners.get_mut(&peer) {
+            owner.alive -= 1;
+        }
+        if matches!(held.ended, None | Some(Ended::Expired)) {
+            // The owner's clock may not have run out yet; heartbeats for other grants renew this one too.
+            held.ended.get_or_insert(Ended::Forsaken);
+            self.actions.push_back(GrantAction::Forsake { peer, grant });
+        }
+    }
+
+    fn forget(&mut self, peer: PeerId, grant: GrantId) {
         let Some(held) = self.held.remove(&(peer, grant)) else {
             return;
         };

@@ -16,6 +16,7 @@ fn actions(table: &mut GrantTable) -> Vec<GrantAction> {
     std::iter::from_fn(|| table.poll_action()).collect()
 }
 
+const FORSAKE: GrantAction = GrantAction::Forsake { peer: OWNER, grant: GRANT };
 const RELEASE: GrantAction = GrantAction::SendRelease { peer: OWNER, grant: GRANT };
 
 fn ended(why: Ended) -> GrantAction {
@@ -47,11 +48,51 @@ fn a_transfer_without_proof_holds_the_release_until_the_link_is_closed() {
     let mut table = held();
     table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
     table.end_use(OWNER, GRANT, false);
-    table.drop_handle(OWNER, GRANT);
     table.revoked(OWNER, GRANT);
+    table.drop_handle(OWNER, GRANT);
     assert_eq!(actions(&mut table), [ended(Ended::Revoked)]);
     table.link_closed(OWNER);
     assert_eq!(actions(&mut table), [RELEASE]);
+}
+
+#[test]
+fn a_grant_let_go_without_proof_of_quiet_is_forsaken_once_and_renewed_no_more() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Write, secs(11)).unwrap_err();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.end_use(OWNER, GRANT, false);
+    assert_eq!((actions(&mut table), table.needs_heartbeat(OWNER)), (vec![], true), "a handle is left");
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [FORSAKE]);
+    assert_eq!((table.needs_heartbeat(OWNER), table.next_timer()), (false, None));
+    assert_eq!(table.claim_sent(OWNER, GRANT, secs(12)), Err(StatusKind::StaleLease));
+    table.link_closed(OWNER);
+    assert_eq!((actions(&mut table), table.live()), (vec![RELEASE], 0), "now it is quiet");
+}
+
+#[test]
+fn the_revocation_that_answers_forsaking_is_no_reason_to_acknowledge() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.end_use(OWNER, GRANT, false);
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!(actions(&mut table), [FORSAKE]);
+    table.revoked(OWNER, GRANT);
+    assert_eq!((actions(&mut table), table.live()), (vec![], 0));
+}
+
+#[test]
+fn an_expired_grant_without_proof_of_quiet_is_forsaken_although_a_handle_is_left() {
+    let mut table = held();
+    table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
+    table.end_use(OWNER, GRANT, false);
+    table.tick(secs(40));
+    assert_eq!(actions(&mut table), [ended(Ended::Expired), FORSAKE]);
+    table.revoked(OWNER, GRANT);
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!((actions(&mut table), table.live()), (vec![], 1));
+    table.link_closed(OWNER);
+    assert_eq!((actions(&mut table), table.live()), (vec![RELEASE], 0));
 }
 
 #[test]

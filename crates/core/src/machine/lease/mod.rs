@@ -103,6 +103,8 @@ pub enum Outcome {
     NeverClaimed,
     /// A holder's session was lost.
     PeerLost,
+    /// A holder let it go without being able to say that the blocks are quiet.
+    Forsaken,
 }
 
 /// What the engine is to do, or to know. Taken with [`LeaseTable::poll_action`].

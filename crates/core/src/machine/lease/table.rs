@@ -207,6 +207,13 @@ impl LeaseTable {
         self.prove(Proof::Ack { peer, grant }, now);
     }
 
+    /// The holder no longer uses the lease but cannot vouch that the blocks are quiet: revokes it. No proof of anything.
+    pub fn forsaken(&mut self, peer: PeerId, grant: GrantId, now: Duration) {
+        if self.lease(grant).is_some_and(|lease| lease.is_active(peer)) {
+            self.close(grant, Outcome::Forsaken, now);
+        }
+    }
+
     /// Ends a lease on the owner's behalf. `false` when it had ended already.
     pub fn revoke(&mut self, grant: GrantId, now: Duration) -> bool {
         self.close(grant, Outcome::Revoked, now)

@@ -130,6 +130,21 @@ fn silence_ends_a_lease_and_frees_nothing() {
 }
 
 #[test]
+fn a_forsaken_lease_is_revoked_and_freed_by_proof_alone() {
+    let (mut table, grant) = held(Rights::Write);
+    table.forsaken(peer(2), grant, secs(2));
+    assert_eq!(table.state(grant), Some(LeaseState::Open), "a stranger's word");
+    table.forsaken(peer(1), grant, secs(2));
+    assert_eq!(table.state(grant), Some(LeaseState::Closing));
+    let said = actions(&mut table);
+    assert!(said.contains(&Action::CloseFence { grant }) && freed(&said).is_none(), "{said:?}");
+    table.forsaken(peer(1), grant, secs(3));
+    assert_eq!(actions(&mut table), []);
+    table.prove(Proof::Fenced { peer: peer(1), grant }, secs(3));
+    assert_eq!(freed(&actions(&mut table)), Some(Outcome::Forsaken));
+}
+
+#[test]
 fn each_kind_of_proof_frees_and_a_lost_session_is_none() {
     let proofs: [fn(GrantId) -> Proof; 4] = [
         |grant| Proof::Ack { peer: peer(1), grant },

@@ -57,6 +57,8 @@ pub enum Event {
     ClaimAnswered { request: u32, grant: GrantId, result: Result<ClaimInfo, Refusal> },
     /// `Release`: the peer acknowledges that nothing it started touches the blocks.
     Released { grant: GrantId },
+    /// `Forsake`: the peer no longer uses the lease but cannot vouch for quiet: revoke it, and wait for other proof.
+    Forsaken { grant: GrantId },
     /// `Revoked`: the owner ends a lease of ours.
     Revoked { grant: GrantId },
     /// `Heartbeat`: renew what the peer holds of us.
@@ -106,6 +108,8 @@ pub enum Command {
     Decide { grant: GrantId, result: Result<ClaimInfo, Why> },
     /// Acknowledge that nothing we started touches the blocks.
     Release { grant: GrantId },
+    /// Tell the owner that we no longer use the lease but cannot vouch for quiet.
+    Forsake { grant: GrantId },
     /// Tell the holder that its lease ends.
     Revoke { grant: GrantId },
     /// Ask for a cache by name; the layout is left out of the answer when the cache is `known`.

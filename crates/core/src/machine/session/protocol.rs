@@ -144,6 +144,7 @@ impl Session {
             }
             Command::Changed { .. } | Command::Goodbye { .. } => {}
             Command::Release { grant } => self.send(Message::Release { grant }),
+            Command::Forsake { grant } => self.send(Message::Forsake { grant }),
             Command::Revoke { grant } => self.send(Message::Revoked { grant }),
             Command::Notify { grant, sequence, failed } => {
                 self.send(Message::Notify { grant, sequence, failed });
@@ -282,6 +283,7 @@ impl Session {
             },
             Message::Refused { request, why, text } => self.refused(request, Refusal { why, text }),
             Message::Release { grant } => self.event(Event::Released { grant }),
+            Message::Forsake { grant } => self.event(Event::Forsaken { grant }),
             Message::Revoked { grant } => self.event(Event::Revoked { grant }),
             Message::Heartbeat { sequence } => {
                 self.event(Event::Renewed);
