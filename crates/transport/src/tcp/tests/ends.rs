@@ -1,5 +1,6 @@
 //! Every batch ends once, whatever happens, and says truly what is quiet.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -43,12 +44,12 @@ fn begun(engine: &Engine, port: &mut Port, op: Op, stage: Stage) -> Arc<State> {
     match (op, stage) {
         (Op::Read, Stage::HalfASegment) => {
             peer.send(&Header::segment(Kind::ReadData, id, 0, 1 << 20, false));
-            std::io::Write::write_all(&mut peer.stream, &[7; 5000]).unwrap();
+            peer.stream.write_all(&[7; 5000]).unwrap();
         }
         (Op::Read, Stage::AllButTheEnd) => {
             for sequence in 0..16 {
                 peer.send(&Header::segment(Kind::ReadData, id, sequence, 1 << 20, false));
-                std::io::Write::write_all(&mut peer.stream, &vec![7; 1 << 20]).unwrap();
+                peer.stream.write_all(&vec![7; 1 << 20]).unwrap();
             }
         }
         (Op::Write, Stage::HalfASegment) => {
@@ -86,36 +87,42 @@ fn a_cut_connection_ends_every_batch_once_at_every_stage() {
 }
 
 #[test]
-fn a_given_up_batch_ends_once_and_leaves_the_peer_unproven() {
-    for op in [Op::Read, Op::Write] {
-        {
-            let engine = Engine::new(BIG as usize, Limits::default());
-            let mut port = Port::attach(&engine);
-            let (batch, state) = engine.batch(op, copies(1, BIG), Duration::from_millis(50));
-            engine.link().post(batch).map_err(|rejected| rejected.why).unwrap();
-            ended_once(&engine, &state, StatusKind::Abandoned, Quiet::AfterClose);
-            let told = engine.bytes();
-            // Late bytes go nowhere; the peer's answer to the cancel clears the stream for the next.
-            let (id, peer) = (state.id().0, &mut port.lanes[1]);
-            peer.take_request();
-            if op == Op::Read {
-                peer.send(&Header::segment(Kind::ReadData, id, 0, 1 << 20, false));
-                std::io::Write::write_all(&mut peer.stream, &vec![9; 1 << 20]).unwrap();
-            }
-            let mut header = peer.receive();
-            while header.kind == Kind::WriteData {
-                peer.skip(header.length);
-                header = peer.receive();
-            }
-            assert_eq!((header.kind, header.id), (Kind::Cancel, id));
-            peer.send(&Header::control(Kind::CancelAck, id, StatusKind::Cancelled));
-            let next = engine.post(Op::Read, copies(1, BIG));
-            assert_eq!(peer.take_request().id, next.id().0);
-            peer.send(&Header::control(Kind::End, next.id().0, StatusKind::Denied));
-            assert_eq!(wait(&engine, &next).kind, StatusKind::Denied);
-            assert!(told == engine.bytes(), "a late byte was placed");
-            assert_eq!(engine.ends.of(state.id()).len(), 1);
+fn a_given_up_batch_ends_once_and_touches_its_memory_no_more() {
+    for (op, begun) in [(Op::Read, false), (Op::Read, true), (Op::Write, true)] {
+        let engine = Engine::new(BIG as usize, Limits::default());
+        let mut port = Port::attach(&engine);
+        let (batch, state) = engine.batch(op, copies(1, BIG), Duration::from_millis(300));
+        engine.link().post(batch).map_err(|rejected| rejected.why).unwrap();
+        let (id, peer) = (state.id().0, &mut port.lanes[1]);
+        peer.take_request();
+        let half = vec![9; 1 << 19];
+        if op == Op::Read && begun {
+            peer.send(&Header::segment(Kind::ReadData, id, 0, 1 << 20, false));
+            peer.stream.write_all(&half).unwrap();
         }
+        ended_once(&engine, &state, StatusKind::Abandoned, Quiet::AfterClose);
+        // From here on the memory is the caller's: late bytes do not come into it, and none of it goes out.
+        engine.memory.fill(0, BIG.into(), 0xEE).unwrap();
+        if op == Op::Read && !begun {
+            peer.send(&Header::segment(Kind::ReadData, id, 0, 1 << 20, false));
+            peer.stream.write_all(&half).unwrap();
+        }
+        if op == Op::Read {
+            peer.stream.write_all(&half).unwrap();
+        }
+        let mut header = peer.receive();
+        while header.kind == Kind::WriteData {
+            assert!(!peer.take(header.length).contains(&0xEE), "a byte was read after the end");
+            header = peer.receive();
+        }
+        assert_eq!((header.kind, header.id), (Kind::Cancel, id));
+        peer.send(&Header::control(Kind::CancelAck, id, StatusKind::Cancelled));
+        let next = engine.post(Op::Read, copies(1, BIG));
+        assert_eq!(peer.take_request().id, next.id().0);
+        peer.send(&Header::control(Kind::End, next.id().0, StatusKind::Denied));
+        assert_eq!(wait(&engine, &next).kind, StatusKind::Denied);
+        assert!(engine.bytes() == vec![0xEE; BIG as usize], "a late byte was placed");
+        assert_eq!(engine.ends.of(state.id()).len(), 1);
     }
 }
 
@@ -142,7 +149,7 @@ fn a_cancelled_batch_ends_with_the_peers_word() {
             assert_eq!((header.kind, header.id), (Kind::Cancel, id));
             assert!(state.status().is_none(), "the peer's side is not known to be quiet yet");
             if (op, stage) == (Op::Read, Stage::HalfASegment) {
-                std::io::Write::write_all(&mut peer.stream, &vec![7; (1 << 20) - 5000]).unwrap();
+                peer.stream.write_all(&vec![7; (1 << 20) - 5000]).unwrap();
             }
             peer.send(&Header::control(Kind::CancelAck, id, StatusKind::Cancelled));
             ended_once(&engine, &state, StatusKind::Cancelled, Quiet::Yes);

@@ -83,8 +83,13 @@ impl Stranger {
     }
 
     pub(super) fn skip(&mut self, bytes: u32) {
-        let mut bin = vec![0; bytes as usize];
-        self.stream.read_exact(&mut bin).unwrap();
+        self.take(bytes);
+    }
+
+    pub(super) fn take(&mut self, bytes: u32) -> Vec<u8> {
+        let mut taken = vec![0; bytes as usize];
+        self.stream.read_exact(&mut taken).unwrap();
+        taken
     }
 
     /// Takes the data of a read and its end.
