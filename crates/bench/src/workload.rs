@@ -178,6 +178,13 @@ mod tests {
     }
 
     #[test]
+    fn a_triple_may_end_where_the_pool_ends_and_no_byte_later() {
+        let triple = |len: u64| [4096, 0, len].into_iter().flat_map(u64::to_le_bytes).collect::<Vec<u8>>();
+        assert!(parse_triples(&triple(4096), 8192).is_ok());
+        assert!(parse_triples(&triple(4097), 8192).unwrap_err().contains("passes the end"));
+    }
+
+    #[test]
     fn a_torn_file_is_refused() {
         assert!(parse_triples(&[0; 25], 100).unwrap_err().contains("25 bytes"));
         assert!(parse_triples(&[], 100).is_err());

@@ -218,7 +218,10 @@ fn table(figures: &Figures<'_>) -> std::io::Result<()> {
             ("wall time", format!("{:.1} s", figures.wall_s)),
             (
                 "throughput",
-                format!("{:.2} GB/s ({:.2} each transfer by itself)", figures.gbps, figures.gbps_per_transfer),
+                format!(
+                    "{:.2} GB/s ({:.2} each transfer by itself)",
+                    figures.gbps, figures.gbps_per_transfer
+                ),
             ),
             (
                 "speedup",
