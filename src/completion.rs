@@ -91,7 +91,7 @@ impl Completions {
         if self.origin.is_foreign() {
             return None;
         }
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         let mut inner = self.lock();
         loop {
             if let Some(completion) = inner.queue.pop_front() {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ropeway_core::layout::{CacheLayout, LayoutSpec};
 use ropeway_core::wire::{Auth, Descriptor, Secret};
@@ -183,7 +183,7 @@ impl Engine {
                 )
             })?),
         };
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         let (answer, answered) = pending();
         let weak = Arc::downgrade(shared);
         let want = descriptor.incarnation;
@@ -232,7 +232,7 @@ impl Engine {
         let shared = self.shared();
         shared.origin.check("close")?;
         shared.shut();
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         loop {
             let seen = shared.progress.observe();
             let held = shared.held();
@@ -274,10 +274,14 @@ fn nearby() -> &'static Mutex<Vec<Weak<Shared>>> {
 }
 
 fn find_nearby(incarnation: Incarnation) -> Option<Arc<Shared>> {
-    let mut engines = nearby().lock().unwrap_or_else(PoisonError::into_inner);
-    engines.retain(|engine| engine.strong_count() > 0);
-    let mut live = engines.iter().filter_map(Weak::upgrade);
-    live.find(|engine| engine.incarnation == incarnation && !engine.is_foreign() && !engine.is_closing())
+    // Dropped after the lock: the last handle of an engine may run code of its own.
+    let live: Vec<_> = {
+        let mut engines = nearby().lock().unwrap_or_else(PoisonError::into_inner);
+        engines.retain(|engine| engine.strong_count() > 0);
+        engines.iter().filter_map(Weak::upgrade).collect()
+    };
+    let usable = |engine: &Arc<Shared>| !engine.is_foreign() && !engine.is_closing();
+    live.into_iter().find(|engine| engine.incarnation == incarnation && usable(engine))
 }
 
 /// Hands the other end of a socket pair to an engine of this process, as its listener would.

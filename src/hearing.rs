@@ -84,19 +84,22 @@ impl Shared {
 
     /// Heartbeats run while something is held, and only then.
     pub(crate) fn refresh_holding(self: &Arc<Self>, peer: &Arc<PeerInner>) {
-        let ours = self.with_grants(|grants, _| grants.table.needs_heartbeat(peer.id()));
-        let theirs = self.with_leases(|leases, _| leases.table.held_by(peer.id()) > 0);
+        // Looked up and told under one lock: the last word must be the newest. The tables' own locks, and not
+        // `with_leases`: what those would do besides may come back here.
+        let _order = lock(&peer.holding);
+        let ours = lock(&self.grants).table.needs_heartbeat(peer.id());
+        let theirs = lock(&self.leases).table.held_by(peer.id()) > 0;
         peer.session.set_holding(self, ours, theirs);
     }
 
     pub(crate) fn tick_sessions(self: &Arc<Self>) -> Option<Instant> {
-        self.with_grants(|grants, now| grants.table.tick(now));
         let peers = self.all_peers();
         let sessions = peers.iter().filter_map(|peer| {
             self.refresh_holding(peer);
             peer.session.tick(self, peer)
         });
         let first = sessions.min();
+        self.with_grants(|grants, now| grants.table.tick(now));
         let grants = self.with_grants(|grants, _| grants.table.next_timer()).map(|at| self.instant(at));
         first.into_iter().chain(grants).min()
     }
@@ -174,7 +177,7 @@ impl Shared {
             Error::new(kind, "claim", text)
         })?;
         let (answer, answered) = pending();
-        let waiting = Waiting::Claim { answer, until: Instant::now() + timeout, peer: handle.clone() };
+        let waiting = Waiting::Claim { answer, until: crate::deadline::after(timeout), peer: handle.clone() };
         let asked = peer.session.ask(self, peer, Command::Claim { token: *token }, waiting);
         if let Err(error) = asked {
             self.with_grants(|grants, _| grants.table.claim_failed(peer.id(), grant));
@@ -204,7 +207,7 @@ impl Shared {
         timeout: Duration,
     ) -> Result<Pending<Route>> {
         let (answer, answered) = pending();
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         let known = lock(&peer.0.inner.directory).known(name);
         let lookup = Command::Lookup { name: name.to_owned(), known };
         let (shared, peer_of, cache, name) =

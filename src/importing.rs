@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ropeway_core::machine::grants::{GrantAction, GrantTable};
-use ropeway_core::machine::session::Command;
+use ropeway_core::machine::session::{Command, Event};
 use ropeway_core::wire::message::ClaimInfo;
 use ropeway_core::{Error, ErrorKind, GrantId, Limits, Op, PeerId, Result, StatusKind};
 
@@ -18,6 +18,9 @@ pub(crate) struct Grants {
     pub(crate) table: GrantTable,
     handles: HashMap<(PeerId, GrantId), Vec<Weak<GrantInner>>>,
 }
+
+/// A peer that something was said to, and what its session has to tell.
+type Said = (Arc<PeerInner>, Vec<Event>);
 
 impl Grants {
     pub(crate) fn new(limits: &Limits) -> Self {
@@ -34,27 +37,49 @@ impl Shared {
 
     /// The same for calls that need no clock.
     fn with_grants_at<R>(self: &Arc<Self>, call: impl FnOnce(&mut Grants) -> R) -> R {
-        let (value, actions, timer) = {
+        let (value, ended, said, timer) = {
             let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
             let value = call(&mut grants);
-            let actions: Vec<_> = std::iter::from_fn(|| grants.table.poll_action()).collect();
-            let timer = if actions.is_empty() { None } else { grants.table.next_timer() };
-            (value, actions, timer)
+            let (mut ended, mut said) = (Vec::new(), Vec::new());
+            while let Some(action) = grants.table.poll_action() {
+                // Queued for sending under the lock: a claim of the same lease that the table takes up next must not
+                // overtake the release, which would then vouch for what the claim has started.
+                match self.queue_release(action) {
+                    Ok(queued) => said.extend(queued),
+                    Err(action) => ended.push(action),
+                }
+            }
+            let timer = if ended.is_empty() && said.is_empty() { None } else { grants.table.next_timer() };
+            (value, ended, said, timer)
         };
         if let Some(at) = timer {
             self.control.wake_by(self.instant(at));
         }
-        for action in actions {
-            match action {
-                GrantAction::SendRelease { peer, grant } => self.tell(peer, Command::Release { grant }),
-                GrantAction::Forsake { peer, grant } => self.tell(peer, Command::Forsake { grant }),
-                GrantAction::Ended { peer, grant, why } => {
-                    tracing::info!(%peer, %grant, ?why, "a grant ended");
-                    self.grant_ended(peer, grant);
-                }
+        for (peer, events) in said {
+            peer.session.after(self, &peer, events);
+            self.refresh_holding(&peer);
+        }
+        for action in ended {
+            if let GrantAction::Ended { peer, grant, why } = action {
+                tracing::info!(%peer, %grant, ?why, "a grant ended");
+                self.grant_ended(peer, grant);
             }
         }
         value
+    }
+
+    /// Queues what is to be said to the owner; gives any other action back.
+    fn queue_release(&self, action: GrantAction) -> Result<Option<Said>, GrantAction> {
+        let (peer, command) = match action {
+            GrantAction::SendRelease { peer, grant } => (peer, Command::Release { grant }),
+            GrantAction::Forsake { peer, grant } => (peer, Command::Forsake { grant }),
+            other => return Err(other),
+        };
+        // A peer whose session is over hears nothing; its proofs come from its links.
+        Ok(self.peer(peer).map(|peer| {
+            let events = peer.session.queue(command);
+            (peer, events)
+        }))
     }
 
     /// The owner answered a claim with the lease.
@@ -74,6 +99,10 @@ impl Shared {
             let handles = grants.handles.entry((peer.id(), id)).or_default();
             handles.retain(|handle| handle.strong_count() > 0);
             handles.push(Arc::downgrade(&grant.0));
+            // It may have ended before its answer came.
+            if grants.table.ended(peer.id(), id).is_some() {
+                grant.0.mark_stale();
+            }
         });
         if let Some(at) = self.with_grants(|grants, _| grants.table.next_timer()) {
             self.control.wake_by(self.instant(at));

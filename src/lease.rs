@@ -196,7 +196,7 @@ impl LeaseInner {
         if self.is_foreign() {
             return None;
         }
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         let mut end = self.end();
         loop {
             if let Some(value) = ready(&end) {

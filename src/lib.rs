@@ -44,6 +44,7 @@ mod cache;
 mod closing;
 mod completion;
 mod control;
+mod deadline;
 mod engine;
 mod event;
 mod fork;

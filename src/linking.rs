@@ -98,7 +98,9 @@ impl Shared {
             Ok(Ok(())) => {}
             Ok(Err(text)) => return Err(Error::new(ErrorKind::Unsupported, "connect", text)),
             Err(_) => {
-                return Err(Error::new(ErrorKind::TimedOut, "connect", "the peer did not answer in time"));
+                let text = "the peer did not answer in time";
+                let _ = peer.session.say(self, peer, Command::LinkFailed { link, text: text.into() });
+                return Err(Error::new(ErrorKind::TimedOut, "connect", text));
             }
         }
         let made = transport.link(LinkConfig {
@@ -137,6 +139,10 @@ impl Shared {
             })
             .and_then(|transport| {
                 let kind = transport.capabilities().kind;
+                if peer.link(kind).is_some() {
+                    let text = format!("there is a {kind} link already");
+                    return Err(Error::new(ErrorKind::Protocol, "accept", text));
+                }
                 let made = transport.link(LinkConfig {
                     peer: peer.id(),
                     key: LinkKey(key),
@@ -146,7 +152,11 @@ impl Shared {
                     deadline: Instant::now() + ATTACH,
                 })?;
                 peer.expect(link, kind);
-                peer.add_link(made, false);
+                peer.add_link(Arc::clone(&made), false);
+                // A session that ended before the link was in the table has not closed it.
+                if peer.is_lost() {
+                    made.close();
+                }
                 Ok(())
             });
         let answer = match made {
@@ -230,20 +240,20 @@ fn offered(peer: &PeerInner, kind: TransportKind) -> Option<Bytes> {
     offers.iter().find(|offer| offer.kind == wire_kind(kind)).map(|offer| offer.bytes.clone())
 }
 
-/// The engine's side of one link. Holds nothing alive: links outlive neither peer nor engine.
+/// The engine's side of one link. Keeps the peer until the link has told its end, however late; not the engine.
 struct Sink {
     shared: Weak<Shared>,
-    peer: Weak<PeerInner>,
+    peer: Arc<PeerInner>,
     kind: TransportKind,
 }
 
 impl Sink {
     fn of(shared: &Arc<Shared>, peer: &Arc<PeerInner>, kind: TransportKind) -> Arc<dyn LinkSink> {
-        Arc::new(Self { shared: Arc::downgrade(shared), peer: Arc::downgrade(peer), kind })
+        Arc::new(Self { shared: Arc::downgrade(shared), peer: Arc::clone(peer), kind })
     }
 
     fn both(&self) -> Option<(Arc<Shared>, Arc<PeerInner>)> {
-        Some((self.shared.upgrade()?, self.peer.upgrade()?))
+        Some((self.shared.upgrade()?, Arc::clone(&self.peer)))
     }
 }
 
@@ -391,9 +401,10 @@ impl Shared {
     }
 
     fn is_published(&self, region: RegionId) -> bool {
-        let caches = crate::shared::read(&self.caches);
-        let mut live = caches.live.values().filter_map(Weak::upgrade);
-        live.any(|cache| cache.regions.iter().any(|known| known.id == region))
+        // Dropped after the lock: the last handle of a cache takes it to withdraw the cache.
+        let live: Vec<_> =
+            crate::shared::read(&self.caches).live.values().filter_map(Weak::upgrade).collect();
+        live.iter().any(|cache| cache.regions.iter().any(|known| known.id == region))
     }
 
     /// Sends a lease's end to its holder, or our release to its owner.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ropeway_core::{Error, ErrorKind, Incarnation, Limits, PeerId, RemoteDirectory, Result};
 use ropeway_transport::{Link, TransportKind};
@@ -49,6 +49,8 @@ pub(crate) struct PeerInner {
     refused: Mutex<BTreeMap<TransportKind, String>>,
     /// What is known of the peer's caches.
     pub(crate) directory: Mutex<RemoteDirectory>,
+    /// Held while what is held is told to the session: the last word must be the newest.
+    pub(crate) holding: Mutex<()>,
     /// Passive links by the number that the peer gave them.
     expected: Mutex<BTreeMap<u32, TransportKind>>,
     pub(crate) in_flight: AtomicU32,
@@ -125,7 +127,7 @@ impl Peer {
         let Some(shared) = self.0.shared.upgrade().filter(|shared| !shared.is_foreign()) else {
             return false;
         };
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         loop {
             let seen = shared.progress.observe();
             if shared.has_room(&self.0.inner) {
@@ -146,7 +148,7 @@ impl Peer {
         let Some(shared) = self.0.shared.upgrade() else { return Ok(()) };
         shared.origin.check("peer close")?;
         shared.close_peer(&self.0.inner, "closed by this side");
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         loop {
             let seen = shared.progress.observe();
             let open: Vec<_> = self.0.inner.links().iter().map(|link| link.kind().name()).collect();
@@ -202,6 +204,7 @@ impl PeerInner {
             early_ends: Mutex::default(),
             refused: Mutex::default(),
             directory: Mutex::new(RemoteDirectory::new(limits)),
+            holding: Mutex::default(),
             expected: Mutex::default(),
             in_flight: AtomicU32::new(0),
             served_requests: AtomicU32::new(0),
@@ -263,10 +266,11 @@ impl PeerInner {
 
     /// Takes a closed link out.
     pub(crate) fn remove_link(&self, kind: TransportKind) {
-        let mut links = self.links.write().unwrap_or_else(PoisonError::into_inner);
-        if links.remove(&kind).is_none() {
+        let ended = self.links.write().unwrap_or_else(PoisonError::into_inner).remove(&kind);
+        if ended.is_none() {
             self.early_ends().insert(kind);
         }
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, expected| *expected != kind);
     }
 
     fn early_ends(&self) -> std::sync::MutexGuard<'_, BTreeSet<TransportKind>> {

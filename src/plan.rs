@@ -192,7 +192,7 @@ impl Plan {
             return Err(error.into());
         }
         place.keep();
-        self.start(&shared, &flight, &state, batch, submit.start)?;
+        self.start(&shared, &flight, batch, submit.start)?;
         if !state.is_done() {
             shared.watch_deadlines(flight.abandon_at);
         }
@@ -204,7 +204,6 @@ impl Plan {
         &self,
         shared: &Arc<Shared>,
         flight: &Arc<Flight>,
-        state: &Arc<State>,
         batch: Batch,
         start: Start,
     ) -> Result<(), SubmitError> {
@@ -216,16 +215,17 @@ impl Plan {
             }
             Start::AfterEvent(event) => {
                 flight.hold(batch);
+                // The batch's own completer keeps the flight until it begins or is stopped; the event keeps nothing.
                 let armed = Arc::downgrade(flight);
-                let keep = Arc::clone(state);
                 event.when_fired(move || {
-                    let _keep = keep;
                     if let Some(flight) = armed.upgrade() {
                         flight.begin();
                     }
                 });
             }
         }
+        // A stop that came before the link, or the flight, had the batch went past both.
+        flight.stop_again();
         Ok(())
     }
 

@@ -118,12 +118,25 @@ impl Shared {
         self.withheld().pins.contains_key(&transfer)
     }
 
+    /// Transfers that have ended and may still touch the memory.
+    pub(crate) fn withheld_on(&self, memory: &Arc<Memory>) -> Vec<TransferId> {
+        let withheld = self.withheld();
+        let pinned =
+            withheld.pins.iter().filter(|(_, pinned)| pinned.memory.iter().any(|m| Arc::ptr_eq(m, memory)));
+        pinned.map(|(id, _)| *id).collect()
+    }
+
     pub(crate) fn quarantined(&self) -> Vec<Quarantined> {
         let now = self.now();
         let withheld = self.withheld();
         let causes = withheld.machine.causes();
         causes
-            .map(|(cause, cache, bytes, since)| Quarantined { cause, cache, bytes, age: now - since })
+            .map(|(cause, cache, bytes, since)| Quarantined {
+                cause,
+                cache,
+                bytes,
+                age: now.saturating_sub(since),
+            })
             .collect()
     }
 

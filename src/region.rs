@@ -6,7 +6,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ropeway_core::{Error, ErrorKind, PeerId, RegionId, Result};
 use ropeway_transport::{Fenced, Memory, TransportKind};
@@ -119,7 +119,7 @@ impl Region {
         self.0.memory.origin().check("region close")?;
         let Some(shared) = self.0.shared.upgrade() else { return Ok(()) };
         self.0.begin_close(&shared);
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         loop {
             let seen = shared.progress.observe();
             let holders = self.0.holders(&shared);
@@ -201,6 +201,9 @@ impl RegionInner {
             })
             .collect();
         holders.extend(shared.flights_on(&self.memory).into_iter().map(|id| format!("transfer {id}")));
+        holders.extend(
+            shared.withheld_on(&self.memory).into_iter().map(|id| format!("transfer {id} (in quarantine)")),
+        );
         holders.extend(shared.leases_on(self.id).into_iter().map(|id| format!("lease {id}")));
         holders
     }

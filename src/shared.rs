@@ -172,7 +172,7 @@ impl Shared {
     }
 
     pub(crate) fn instant(&self, at: Duration) -> Instant {
-        self.opened + at
+        crate::deadline::add(self.opened, at)
     }
 
     // Regions and caches.
@@ -203,8 +203,7 @@ impl Shared {
     ) -> Result<Arc<CacheInner>> {
         let mut caches = write(&self.caches);
         let name = layout.name();
-        let mut live = caches.live.values().filter_map(Weak::upgrade);
-        if live.any(|cache| cache.layout.name() == name) {
+        if caches.directory.lookup(name, None).is_ok() {
             return Err(Error::new(
                 ErrorKind::ApiMisuse,
                 "publish",

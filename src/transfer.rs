@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ impl Transfer {
             return Some(Err(forked));
         }
         if !self.state.is_done() {
-            let until = timeout.into().map(|timeout| Instant::now() + timeout);
+            let until = timeout.into().map(|timeout| crate::deadline::after(timeout));
             if self.flight.has_begun() {
                 self.flight.link.drive(&self.state, until);
             }
@@ -90,7 +90,7 @@ impl Transfer {
     /// ended quietly, as nearly all do. `Completion::Released` tells the same.
     pub fn wait_quiet(&self, timeout: Duration) -> bool {
         let shared = &self.flight.shared;
-        let until = Instant::now() + timeout;
+        let until = crate::deadline::after(timeout);
         loop {
             let seen = shared.progress.observe();
             if self.state.is_done() && !shared.is_withheld(self.id()) {
@@ -119,8 +119,8 @@ impl Future for Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        if !self.state.is_done() {
-            self.flight.detached.store(true, Ordering::Release);
+        if !self.state.is_done() && !self.flight.shared.is_foreign() {
+            self.flight.detach();
         }
     }
 }
@@ -130,6 +130,9 @@ impl fmt::Debug for Transfer {
         f.debug_struct("Transfer").field("id", &self.id()).field("done", &self.is_done()).finish()
     }
 }
+
+const DETACHED: u8 = 1;
+const ENDED: u8 = 2;
 
 /// What the engine knows of a transfer in flight.
 pub(crate) struct Flight {
@@ -150,10 +153,11 @@ pub(crate) struct Flight {
     pub(crate) cache: Arc<CacheInner>,
     /// The batch, until its start event has fired.
     waiting: Mutex<Option<Box<Batch>>>,
-    detached: AtomicBool,
+    /// `DETACHED` and `ENDED`: whichever comes second reports the end of a transfer that nobody waits for.
+    fate: AtomicU8,
     /// Why it was stopped, the first time: a link knows only that it was.
     stopped: OnceLock<StatusKind>,
-    ended: Mutex<Option<Instant>>,
+    ended: Mutex<Option<(Instant, Status)>>,
 }
 
 /// What a flight is made from; see [`Flight`].
@@ -187,13 +191,13 @@ impl Flight {
             bytes: plan.bytes,
             runs: plan.runs,
             submitted,
-            abandon_at: submitted + plan.abandon_after,
+            abandon_at: crate::deadline::add(submitted, plan.abandon_after),
             user_data: plan.user_data,
             notify: plan.notify,
             copies: plan.copies,
             cache: plan.cache,
             waiting: Mutex::new(None),
-            detached: AtomicBool::new(false),
+            fate: AtomicU8::new(0),
             stopped: OnceLock::new(),
             ended: Mutex::new(None),
         })
@@ -207,6 +211,11 @@ impl Flight {
     /// Posts the batch that `hold` kept. A refusal at this point is the transfer's end.
     pub(crate) fn begin(&self) {
         let Some(batch) = self.waiting().take() else { return };
+        if self.stopped.get().is_some() {
+            // SAFETY: the batch was never posted, so nothing touches either side on its behalf.
+            unsafe { batch.done.finish(Status::quiet(StatusKind::Cancelled)) };
+            return;
+        }
         if let Err(rejected) = self.link.post(*batch) {
             let kind = match rejected.why {
                 Refusal::StaleLease => StatusKind::StaleLease,
@@ -216,6 +225,13 @@ impl Flight {
             };
             // SAFETY: a rejected batch was not started, so nothing touches either side on its behalf.
             unsafe { rejected.batch.done.finish(Status::quiet(kind)) };
+        }
+    }
+
+    /// Stops it once more, if a stop came while the batch was being handed over.
+    pub(crate) fn stop_again(&self) {
+        if let Some(why) = self.stopped.get() {
+            self.stop(*why);
         }
     }
 
@@ -249,6 +265,26 @@ impl Flight {
         status
     }
 
+    /// Nobody waits for it any more.
+    fn detach(&self) {
+        if self.fate.fetch_or(DETACHED, Ordering::AcqRel) & ENDED != 0 {
+            self.report_detached();
+        }
+    }
+
+    /// The end of a transfer that nobody waits for goes to the completion queue, if there is room.
+    fn report_detached(&self) {
+        let Some((_, status)) = self.end() else { return };
+        let completion = Completion::Transfer { id: self.id, user_data: 0, status: self.seen(status) };
+        if self.user_data.is_none() && !self.shared.completions.push(completion) {
+            tracing::warn!(transfer = self.id.0, ?status, "the end of a detached transfer found no room");
+        }
+    }
+
+    fn end(&self) -> Option<(Instant, Status)> {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn waiting(&self) -> std::sync::MutexGuard<'_, Option<Box<Batch>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -263,13 +299,13 @@ impl Flight {
         if !status.is_completed() {
             return Err(self.error(status));
         }
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Instant::now);
+        let ended = self.end().map_or_else(Instant::now, |(at, _)| at);
         Ok(Report {
             id: self.id,
             bytes: self.bytes,
             runs: self.runs,
             transport: self.link.kind(),
-            elapsed: ended - self.submitted,
+            elapsed: ended.saturating_duration_since(self.submitted),
         })
     }
 
@@ -330,25 +366,23 @@ fn explain(kind: StatusKind) -> (ErrorKind, &'static str) {
 
 impl Watcher for Flight {
     fn finished(&self, state: &State, status: Status, pins: Option<Arc<[Arc<Memory>]>>) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), status));
+        // First: a release of the grant, which the end of its last use may send, would make it come too late.
+        if let Some(sequence) = self.notify {
+            self.shared.notify(&self.peer, self.grant.id(), sequence, status.is_completed());
+        }
         // Without proof of quiet on the remote side, the grant's release waits for the link to close.
         self.shared.end_use(&self.peer, self.grant.id(), status.remote == Quiet::Yes);
         if let Some(pins) = pins {
             self.shared.withhold_transfer(self, pins);
         }
-        if let Some(sequence) = self.notify {
-            self.shared.notify(&self.peer, self.grant.id(), sequence, status.is_completed());
-        }
         self.shared.flight_ended(self);
-        let completion = Completion::Transfer {
-            id: state.id(),
-            user_data: self.user_data.unwrap_or(0),
-            status: self.seen(status),
-        };
-        if self.user_data.is_some() {
-            self.shared.completions.push_reserved(completion);
-        } else if self.detached.load(Ordering::Acquire) && !self.shared.completions.push(completion) {
-            tracing::warn!(transfer = self.id.0, ?status, "the end of a detached transfer found no room");
+        if let Some(user_data) = self.user_data {
+            let status = self.seen(status);
+            self.shared.completions.push_reserved(Completion::Transfer { id: state.id(), user_data, status });
+        }
+        if self.fate.fetch_or(ENDED, Ordering::AcqRel) & DETACHED != 0 {
+            self.report_detached();
         }
         tracing::debug!(transfer = self.id.0, kind = ?status.kind, bytes = self.bytes, "transfer ended");
     }

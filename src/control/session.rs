@@ -1,9 +1,9 @@
 //! One session: core's machine between the encrypted stream and the engine.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ropeway_core::machine::session::{Command, Event, Output, Session as Machine, SessionConfig, Side};
@@ -22,6 +22,10 @@ use crate::shared::{Shared, write};
 
 /// Frames that may wait for a peer that does not read its control connection.
 const MAX_OUTGOING: usize = 8_192;
+/// And their bytes.
+const MAX_OUTGOING_BYTES: usize = 64 << 20;
+/// How long what is queued at a session's end may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The engine's hold on a session. Calls may come from any thread.
 pub(crate) struct Session {
@@ -31,6 +35,10 @@ pub(crate) struct Session {
     stuck: AtomicBool,
     /// Wakes the reader when the session ended without the stream's doing.
     over: tokio::sync::Notify,
+    /// Wakes the writer, which then sends what is queued and closes the stream.
+    ended: Arc<tokio::sync::Notify>,
+    /// Bytes that wait to be written.
+    queued_bytes: Arc<AtomicUsize>,
     pub(crate) hello: Hello,
 }
 
@@ -87,6 +95,14 @@ impl Session {
         };
         self.after(shared, peer, events);
         Ok(())
+    }
+
+    /// Queues something that has no answer, and gives back what is to be heard of it: for callers that hold a lock.
+    pub(crate) fn queue(&self, command: Command) -> Vec<Event> {
+        let mut inner = self.lock();
+        // A session that is over says nothing.
+        let _ = inner.machine.call(command);
+        self.drain(&mut inner)
     }
 
     /// Announces a link; the number, and the answer through `answer`.
@@ -181,7 +197,12 @@ impl Session {
                 Output::Send(message) => {
                     let mut frame = BytesMut::new();
                     encode_frame(&message, inner.machine.version(), &mut frame);
-                    if let Err(mpsc::error::TrySendError::Full(_)) = self.outgoing.try_send(frame.freeze()) {
+                    let bytes = frame.len();
+                    let queued = self.queued_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+                    let sent = self.outgoing.try_send(frame.freeze());
+                    // One frame alone always goes: its own size is bounded.
+                    let too_much = queued > bytes && queued > MAX_OUTGOING_BYTES;
+                    if too_much || matches!(sent, Err(mpsc::error::TrySendError::Full(_))) {
                         self.stuck.store(true, Ordering::Release);
                         inner.machine.connection_lost("the peer does not read its control connection");
                     }
@@ -192,7 +213,7 @@ impl Session {
         events
     }
 
-    fn after(&self, shared: &Arc<Shared>, peer: &Arc<PeerInner>, events: Vec<Event>) {
+    pub(crate) fn after(&self, shared: &Arc<Shared>, peer: &Arc<PeerInner>, events: Vec<Event>) {
         for event in events {
             if let Event::Closed { why, text, by_peer } = &event {
                 self.fail_all(*why, text, *by_peer);
@@ -201,6 +222,7 @@ impl Session {
             shared.hear(peer, event);
             if closed {
                 self.over.notify_one();
+                self.ended.notify_one();
             }
         }
         let next = self.lock().machine.next_timer();
@@ -388,6 +410,7 @@ impl<S: Stream + 'static> Met<S> {
     fn enlist(mut self, shared: &Arc<Shared>) -> Result<(Arc<PeerInner>, Self)> {
         shared.check("connect")?;
         let (outgoing, queue) = mpsc::channel(MAX_OUTGOING);
+        let (ended, queued_bytes) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicUsize::new(0)));
         let machine = self.machine.take().expect("a peer is enlisted once");
         let writer = self.writer.take().expect("a peer is enlisted once");
         let incarnation = self.hello.incarnation;
@@ -396,6 +419,8 @@ impl<S: Stream + 'static> Met<S> {
             outgoing,
             stuck: AtomicBool::new(false),
             over: tokio::sync::Notify::new(),
+            ended: Arc::clone(&ended),
+            queued_bytes: Arc::clone(&queued_bytes),
             hello: self.hello.clone(),
         };
         let mut made = None;
@@ -407,7 +432,7 @@ impl<S: Stream + 'static> Met<S> {
         })?;
         let peer = made.expect("inserted");
         tracing::info!(peer = %peer.id(), %incarnation, build = %self.hello.build, "session established");
-        tokio::spawn(write_frames(writer, queue, Arc::downgrade(&peer)));
+        tokio::spawn(write_frames(writer, queue, ended, queued_bytes));
         shared.progress.moved();
         Ok((peer, self))
     }
@@ -416,19 +441,50 @@ impl<S: Stream + 'static> Met<S> {
 async fn write_frames<W: tokio::io::AsyncWrite + Unpin>(
     mut writer: secure::RecordWriter<W>,
     mut queue: mpsc::Receiver<Bytes>,
-    peer: Weak<PeerInner>,
+    ended: Arc<tokio::sync::Notify>,
+    queued_bytes: Arc<AtomicUsize>,
 ) {
-    while let Some(frame) = queue.recv().await {
-        if let Err(error) = writer.send(&frame).await {
-            tracing::debug!(%error, "control write");
-            break;
-        }
-        // The last frame of a session says why; then the stream is closed for the reader to notice.
-        if queue.is_empty() && peer.upgrade().is_none_or(|peer| peer.is_lost()) {
-            break;
+    let mut write = async |frame: Bytes| {
+        queued_bytes.fetch_sub(frame.len(), Ordering::AcqRel);
+        writer.send(&frame).await.inspect_err(|error| tracing::debug!(%error, "control write"))
+    };
+    let over = tokio::select! {
+        () = ended.notified() => true,
+        () = async {
+            while let Some(frame) = queue.recv().await {
+                if write(frame).await.is_err() {
+                    break;
+                }
+            }
+        } => false,
+    };
+    if over {
+        // The last frames say why. A peer that does not read them is not waited for.
+        let rest = async {
+            while let Ok(frame) = queue.try_recv() {
+                if write(frame).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+    }
+    let _ = tokio::time::timeout(LAST_WORDS, writer.shut()).await;
+}
+
+/// Ends the session when its task ends, whatever ends it: a panic too.
+struct Conversation<'a> {
+    shared: &'a Weak<Shared>,
+    peer: &'a Arc<PeerInner>,
+    why: String,
+}
+
+impl Drop for Conversation<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            self.peer.session.lost(&shared, self.peer, &self.why);
         }
     }
-    writer.shut().await;
 }
 
 /// Reads until the session is over.
@@ -439,7 +495,9 @@ async fn converse<R: tokio::io::AsyncRead + Unpin>(
     mut decoder: FrameDecoder,
 ) {
     let session = &peer.session;
-    let why = loop {
+    let mut conversation =
+        Conversation { shared: &shared, peer: &peer, why: "the session's task failed".to_owned() };
+    conversation.why = loop {
         loop {
             let Some(shared) = shared.upgrade() else { return };
             match decoder.next_message() {
@@ -469,9 +527,6 @@ async fn converse<R: tokio::io::AsyncRead + Unpin>(
             Err(error) => break error.to_string(),
         }
     };
-    if let Some(shared) = shared.upgrade() {
-        session.lost(&shared, &peer, &why);
-    }
 }
 
 fn garbage(error: ropeway_core::wire::WireError) -> Error {
