@@ -39,6 +39,11 @@ fn world(kind: TransportKind) -> (World, Image) {
     let all: Vec<_> = (0..BLOCKS).map(BlockId).collect();
     let (lease, grant) = pair.lease(&owners, &[&all], Rights::Read);
     let route = pair.route(&cache);
+    // One end waits in the queue: it is the parent's to drain.
+    let small = route.read(&grant, &[&all[..1]], &[&all[..1]]).expect("planned");
+    assert!(
+        small.submit(Submit::default().user_data(2)).expect("submitted").wait(WAIT).expect("ends").is_ok()
+    );
     let plan = route.plan(Op::Read, &grant, None, &[&all], &[&all]).expect("planned");
     let transfer = plan.submit(Submit::default().user_data(1)).expect("submitted");
     (World { pair, lease, cache, route, grant, plan, transfer }, theirs)
@@ -109,6 +114,7 @@ impl World {
 /// After the child's end: the transfer that was on its way, another one, and an orderly close.
 fn parent_works_on(world: World, theirs: &Image) {
     let World { pair, lease, cache, route, grant, plan, transfer } = world;
+    assert!(pair.importer.engine.completions().wait(WAIT).is_some(), "the end that was there before");
     assert!(transfer.wait(WAIT).expect("ends").is_ok());
     theirs.check(&pair.importer.region, "importer after the fork");
     Image::fill(&pair.importer.region, 3);
