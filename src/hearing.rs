@@ -87,7 +87,7 @@ impl Shared {
         // Looked up and told under one lock: the last word must be the newest. The tables' own locks, and not
         // `with_leases`: what those would do besides may come back here.
         let _order = lock(&peer.holding);
-        let ours = lock(&self.grants).table.needs_heartbeat(peer.id());
+        let ours = lock(&self.grants).table.heartbeat_pause(peer.id());
         let theirs = lock(&self.leases).table.held_by(peer.id()) > 0;
         peer.session.set_holding(self, ours, theirs);
     }

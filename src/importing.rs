@@ -90,7 +90,7 @@ impl Shared {
         handle: Option<Peer>,
     ) -> Option<Grant> {
         let id = info.grant;
-        let known = self.with_grants(|grants, _| grants.table.claimed(peer.id(), info.clone()));
+        let known = self.with_grants(|grants, now| grants.table.claimed(peer.id(), info.clone(), now));
         if !known {
             return None;
         }

@@ -32,7 +32,7 @@ impl Default for LeaseOptions {
 }
 
 impl LeaseOptions {
-    /// How long the lease lives without a renewal; `Limits::lease_ttl` unless said.
+    /// How long the lease lives without a renewal; `Limits::lease_ttl` unless said; at least 100 ms.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self

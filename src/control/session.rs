@@ -133,7 +133,7 @@ impl Session {
     }
 
     /// Tells the machine what is held between the two engines: heartbeats run only while something is.
-    pub(crate) fn set_holding(&self, shared: &Arc<Shared>, ours: bool, theirs: bool) {
+    pub(crate) fn set_holding(&self, shared: &Arc<Shared>, ours: Option<Duration>, theirs: bool) {
         let next = {
             let mut inner = self.lock();
             inner.machine.set_holding(ours, theirs, shared.now());

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::{Error, ErrorKind, Result};
 
+/// The shortest time to live that a lease may have: its holders renew it three times in that time, and a pause of a
+/// tenth of a second is nothing unusual on a busy machine.
+pub const MIN_LEASE_TTL: Duration = Duration::from_millis(100);
+
 /// The engine's limits. The defaults suit one engine per NPU with up to 64 peers; the memory that they fix is stated in
 /// `docs/OPERATIONS.md`.
 ///
@@ -125,11 +129,12 @@ limits! {
     copy_threads, with_copy_threads: u32;
     /// Data connections per tcp peer. 1: more do not help on few cores.
     streams, with_streams: u32;
-    /// How long a lease lives without a renewal.
+    /// How long a lease lives without a renewal; at least [`MIN_LEASE_TTL`].
     lease_ttl, with_lease_ttl: Duration;
     /// How long a lease waits for its first claim. 120 s: on a busy machine 30 s ran out before the first contact.
     first_contact_grace, with_first_contact_grace: Duration;
-    /// Pause between heartbeats of a peer session while it holds grants; none are sent otherwise.
+    /// Longest pause between heartbeats of a peer session while it holds grants; none are sent otherwise. Shorter where a
+    /// third of the shortest lease's time to live is shorter, and a minute at most.
     heartbeat, with_heartbeat: Duration;
     /// When a transfer that does not end is given up. 60 s: longer than the hardware's own retries.
     abandon_after, with_abandon_after: Duration;
@@ -167,7 +172,11 @@ impl Limits {
                 ));
             }
         }
-        if self.heartbeat * 3 > self.lease_ttl {
+        if self.lease_ttl < MIN_LEASE_TTL {
+            let text = format!("lease_ttl is {:?}; it must be at least {MIN_LEASE_TTL:?}", self.lease_ttl);
+            return Err(Error::new(ErrorKind::ApiMisuse, "limits", text));
+        }
+        if self.heartbeat.saturating_mul(3) > self.lease_ttl {
             return Err(Error::new(
                 ErrorKind::ApiMisuse,
                 "limits",

@@ -40,7 +40,7 @@ macro_rules! for_each_fact {
             leases::a_lease_revoked_under_transfers_shows_no_later_byte,
             leases::a_grant_of_a_past_lease_does_not_open_the_next,
             leases::a_token_of_another_life_is_stale,
-            leases::a_lease_without_renewals_expires,
+            leases::renewals_keep_a_lease_of_any_time_to_live,
             leases::a_lease_that_nobody_claims_comes_back,
             leases::claims_wait_for_the_event_of_a_pending_lease,
             leases::wrong_rights_and_blocks_outside_the_lease_are_refused,

@@ -26,7 +26,11 @@ pub(super) fn session(data: &[u8]) {
                 now += Duration::from_millis(u64::from(input.byte()) * 100);
                 session.tick(now);
             }
-            1 => session.set_holding(input.byte().is_multiple_of(2), input.byte().is_multiple_of(2), now),
+            1 => {
+                let pause = [None, Some(Duration::ZERO), Some(Duration::from_secs(3)), Some(Duration::MAX)];
+                let ours = pause[usize::from(input.below(4))];
+                session.set_holding(ours, input.byte().is_multiple_of(2), now);
+            }
             2 => {
                 let _ = session.call(command(&mut input));
             }

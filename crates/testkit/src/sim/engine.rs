@@ -132,7 +132,7 @@ impl World {
         let now = self.now;
         let engine = &mut self.lives[life].engine;
         for (id, peer) in &mut engine.peers {
-            let (ours, theirs) = (engine.grants.needs_heartbeat(*id), engine.leases.held_by(*id) > 0);
+            let (ours, theirs) = (engine.grants.heartbeat_pause(*id), engine.leases.held_by(*id) > 0);
             peer.session.set_holding(ours, theirs, now);
         }
         let Some(at) = engine.next_timer().map(|at| at.max(now + ms(1))) else { return };

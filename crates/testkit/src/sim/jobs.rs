@@ -249,6 +249,7 @@ impl World {
         grant: GrantId,
         info: Option<ClaimInfo>,
     ) {
+        let now = self.now;
         let engine = &mut self.lives[life].engine;
         let id = engine.peers.get_mut(&peer).and_then(|peer| peer.asked.remove(&request));
         let Some(info) = info else {
@@ -259,7 +260,7 @@ impl World {
             return;
         };
         let blocks = ids(info.blocks.0.first().map_or(&[], Vec::as_slice));
-        engine.grants.claimed(peer, info);
+        engine.grants.claimed(peer, info, now);
         let Some((id, job)) = id.and_then(|id| Some((id, engine.jobs.get_mut(&id)?))) else {
             return engine.grants.drop_handle(peer, grant);
         };

@@ -89,8 +89,34 @@ struct Owner {
     grants: usize,
     /// Those of them that the owner still has to hear the end of.
     alive: usize,
+    /// The times to live of those, in milliseconds, and how many have each; claims that wait are not among them.
+    ttls: BTreeMap<u32, usize>,
     /// When the last renewal that the owner confirmed was sent.
     renewed: Duration,
+}
+
+impl Owner {
+    /// A grant has a time to live, in place of the one before.
+    fn live(&mut self, ttl_ms: u32, before: Option<u32>) {
+        self.unlive(before);
+        *self.ttls.entry(ttl_ms).or_default() += 1;
+    }
+
+    fn unlive(&mut self, ttl_ms: Option<u32>) {
+        let Some(ttl_ms) = ttl_ms else { return };
+        if let Some(count) = self.ttls.get_mut(&ttl_ms) {
+            *count -= 1;
+            if *count == 0 {
+                self.ttls.remove(&ttl_ms);
+            }
+        }
+    }
+
+    /// The owner need not hear the end of a grant any more.
+    fn over(&mut self, info: Option<&ClaimInfo>) {
+        self.alive -= 1;
+        self.unlive(info.map(|info| info.ttl_ms));
+    }
 }
 
 impl GrantTable {
@@ -137,13 +163,18 @@ impl GrantTable {
     }
 
     /// The owner answered a claim with the lease: one handle more. An answer that was not asked for is ignored (`false`).
-    pub fn claimed(&mut self, peer: PeerId, info: ClaimInfo) -> bool {
+    /// Its time to live begins at `now`: a claim may have waited for its blocks, and the owner's begins then.
+    pub fn claimed(&mut self, peer: PeerId, info: ClaimInfo, now: Duration) -> bool {
         let grant = info.grant;
         let Some(held) = self.held.get_mut(&(peer, grant)).filter(|held| held.claims > 0) else {
             return false;
         };
         held.claims -= 1;
         held.handles += 1;
+        held.claimed_at = held.claimed_at.max(now);
+        if let Some(owner) = self.owners.get_mut(&peer) {
+            owner.live(info.ttl_ms, held.info.as_ref().map(|before| before.ttl_ms));
+        }
         held.info = Some(info);
         self.arm(peer, grant);
         // A revocation may have overtaken the answer: then the handle is dead from the start, and the owner waits.
@@ -279,6 +310,14 @@ impl GrantTable {
         self.owners.get(&peer).is_some_and(|owner| owner.alive > 0)
     }
 
+    /// The longest pause between heartbeats that keeps all that is held of the owner: a third of the shortest time to
+    /// live. `None` when no heartbeats are needed.
+    pub fn heartbeat_pause(&self, peer: PeerId) -> Option<Duration> {
+        let owner = self.owners.get(&peer).filter(|owner| owner.alive > 0)?;
+        let shortest = owner.ttls.first_key_value();
+        Some(shortest.map_or(Duration::MAX, |(ttl_ms, _)| Duration::from_millis((*ttl_ms).into()) / 3))
+    }
+
     /// What the grant covers, while it is held.
     pub fn info(&self, peer: PeerId, grant: GrantId) -> Option<&ClaimInfo> {
         self.held.get(&(peer, grant))?.info.as_ref()
@@ -355,7 +394,7 @@ impl GrantTable {
             if !held.forsaken
                 && let Some(owner) = self.owners.get_mut(&peer)
             {
-                owner.alive -= 1;
+                owner.over(held.info.as_ref());
             }
             if held.info.is_some() && held.ended != Some(Ended::PeerLost) {
                 self.actions.push_back(GrantAction::SendRelease { peer, grant });
@@ -377,7 +416,7 @@ impl GrantTable {
             self.timers.remove(&(at, peer, grant));
         }
         if let Some(owner) = self.owners.get_mut(&peer) {
-            owner.alive -= 1;
+            owner.over(held.info.as_ref());
         }
         if matches!(held.ended, None | Some(Ended::Expired)) {
             // The owner's clock may not have run out yet; heartbeats for other grants renew this one too.

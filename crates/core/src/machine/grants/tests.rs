@@ -27,7 +27,7 @@ fn ended(why: Ended) -> GrantAction {
 fn held() -> GrantTable {
     let mut table = GrantTable::new(&Limits::default());
     table.claim_sent(OWNER, GRANT, secs(10)).unwrap();
-    assert!(table.claimed(OWNER, info()));
+    assert!(table.claimed(OWNER, info(), secs(10)));
     table
 }
 
@@ -125,7 +125,7 @@ fn a_release_does_not_overtake_a_claim_that_is_under_way() {
     table.claim_sent(OWNER, GRANT, secs(11)).unwrap();
     table.drop_handle(OWNER, GRANT);
     assert_eq!(actions(&mut table), []);
-    table.claimed(OWNER, info());
+    table.claimed(OWNER, info(), secs(11));
     table.begin_use(OWNER, GRANT, Op::Read, secs(11)).unwrap();
     table.end_use(OWNER, GRANT, true);
     table.drop_handle(OWNER, GRANT);
@@ -139,7 +139,7 @@ fn a_refused_claim_leaves_nothing_behind() {
     assert!(table.needs_heartbeat(OWNER), "a claim may wait for long");
     table.claim_failed(OWNER, GRANT);
     assert_eq!((actions(&mut table), table.live(), table.needs_heartbeat(OWNER)), (vec![], 0, false));
-    assert!(!table.claimed(OWNER, info()), "an answer that was not asked for");
+    assert!(!table.claimed(OWNER, info(), secs(11)), "an answer that was not asked for");
 }
 
 #[test]
@@ -153,6 +153,29 @@ fn a_grant_lives_from_when_its_renewal_was_sent() {
     assert_eq!(table.begin_use(OWNER, GRANT, Op::Read, secs(50)), Err(StatusKind::StaleLease));
     table.tick(secs(50));
     assert_eq!(actions(&mut table), [ended(Ended::Expired), RELEASE]);
+}
+
+#[test]
+fn heartbeats_keep_pace_with_the_shortest_time_to_live_that_is_held() {
+    let mut table = held();
+    assert_eq!(table.heartbeat_pause(OWNER), Some(secs(10)));
+    let brief = GrantId { slot: 5, generation: 1 };
+    table.claim_sent(OWNER, brief, secs(11)).unwrap();
+    assert_eq!(table.heartbeat_pause(OWNER), Some(secs(10)), "not known before the answer");
+    table.claimed(OWNER, ClaimInfo { grant: brief, ttl_ms: 3_000, ..info() }, secs(11));
+    assert_eq!(table.heartbeat_pause(OWNER), Some(secs(1)));
+    table.drop_handle(OWNER, brief);
+    assert_eq!(table.heartbeat_pause(OWNER), Some(secs(10)));
+    table.drop_handle(OWNER, GRANT);
+    assert_eq!(table.heartbeat_pause(OWNER), None);
+}
+
+#[test]
+fn the_time_to_live_of_a_claim_that_waited_begins_with_its_answer() {
+    let mut table = GrantTable::new(&Limits::default());
+    table.claim_sent(OWNER, GRANT, secs(0)).unwrap();
+    assert!(table.claimed(OWNER, info(), secs(100)));
+    assert_eq!((table.next_timer(), table.heartbeat_pause(OWNER)), (Some(secs(130)), Some(secs(10))));
 }
 
 #[test]
@@ -173,7 +196,7 @@ fn a_dead_handle_is_not_taken_for_one_of_a_later_claim() {
     assert_eq!(table.claim_sent(OWNER, GRANT, secs(41)), Err(StatusKind::StaleLease));
     table.drop_handle(OWNER, GRANT);
     table.claim_sent(OWNER, GRANT, secs(42)).unwrap();
-    table.claimed(OWNER, info());
+    table.claimed(OWNER, info(), secs(11));
     table.drop_handle(OWNER, GRANT);
     assert_eq!(actions(&mut table), [ended(Ended::Expired), RELEASE, RELEASE]);
 }
@@ -184,7 +207,7 @@ fn a_revocation_that_overtakes_the_answer_to_a_claim_is_acknowledged() {
     table.claim_sent(OWNER, GRANT, secs(0)).unwrap();
     table.revoked(OWNER, GRANT);
     assert_eq!(actions(&mut table), [ended(Ended::Revoked)]);
-    assert!(table.claimed(OWNER, info()));
+    assert!(table.claimed(OWNER, info(), secs(11)));
     assert_eq!(actions(&mut table), [RELEASE]);
     assert_eq!(table.begin_use(OWNER, GRANT, Op::Read, secs(0)), Err(StatusKind::StaleLease));
     table.drop_handle(OWNER, GRANT);

@@ -29,7 +29,7 @@ pub struct LeaseRequest {
     pub expected_holders: u32,
     /// Whether events must fire before the blocks are complete: claims wait for [`LeaseTable::ready`].
     pub pending: bool,
-    /// How long a holder may go without a renewal.
+    /// How long a holder may go without a renewal; at least [`MIN_LEASE_TTL`](crate::limits::MIN_LEASE_TTL).
     pub ttl: Duration,
     /// How long the lease waits for a holder that it still expects, from the last sign of any.
     pub first_contact_grace: Duration,

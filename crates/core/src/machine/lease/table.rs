@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::arrivals::Arrivals;
 use super::holders::Holders;
 use super::{Action, Arrival, Claim, LeaseRequest, LeaseState, Outcome, Proof};
+use crate::limits::MIN_LEASE_TTL;
 use crate::wire::BlockSpans;
 use crate::wire::message::{ClaimInfo, Why};
 use crate::{BlockSet, CacheId, Error, ErrorKind, GrantId, Limits, Op, PeerId, Result, Rights, StatusKind};
@@ -43,6 +44,8 @@ struct Lease {
     grace: Duration,
     /// The last grant, claim or release; the grace counts from here.
     touched: Duration,
+    /// When its blocks were complete; a holder that claimed before is renewed by that.
+    opened: Duration,
     phase: Phase,
     holders: Vec<Holder>,
     serving: u32,
@@ -102,7 +105,8 @@ impl LeaseTable {
     /// Grants a lease. `secret` is drawn by the caller and goes into the token.
     ///
     /// # Errors
-    /// [`ErrorKind::Full`] naming the limit; [`ErrorKind::ApiMisuse`] for an empty block set or no expected holder.
+    /// [`ErrorKind::Full`] naming the limit; [`ErrorKind::ApiMisuse`] for an empty block set, no expected holder,
+    /// or a time to live below [`MIN_LEASE_TTL`].
     pub fn grant(&mut self, request: LeaseRequest, secret: u128, now: Duration) -> Result<GrantId> {
         let (blocks, limit) = (request.blocks.len(), u64::from(self.limits.blocks_per_lease));
         let refuse = |kind, text: String| Err(Error::new(kind, "lease", text));
@@ -117,6 +121,10 @@ impl LeaseTable {
                 "a lease needs blocks (got {blocks}) and 1 to {} expected holders (got {})",
                 self.limits.peers, request.expected_holders
             );
+            return refuse(ErrorKind::ApiMisuse, text);
+        }
+        if request.ttl < MIN_LEASE_TTL {
+            let text = format!("a lease's ttl must be at least {MIN_LEASE_TTL:?} (got {:?})", request.ttl);
             return refuse(ErrorKind::ApiMisuse, text);
         }
         let Some(slot) = self.vacant.pop_front().or_else(|| self.new_slot()) else {
@@ -134,6 +142,7 @@ impl LeaseTable {
             ttl: request.ttl,
             grace: request.first_contact_grace,
             touched: now,
+            opened: now,
             phase: Phase::Pending,
             holders: Vec::new(),
             serving: 0,
@@ -154,7 +163,7 @@ impl LeaseTable {
             return false;
         };
         lease.phase = Phase::Open;
-        lease.touched = now;
+        (lease.touched, lease.opened) = (now, now);
         self.actions.push_back(Action::OpenFence { grant, rights: lease.rights });
         for peer in lease.active() {
             self.actions.push_back(Action::Decided { peer, grant, result: Ok(lease.info(grant)) });
@@ -519,12 +528,11 @@ impl LeaseTable {
         match lease.phase {
             Phase::Closing { fatal: true, .. } => None,
             Phase::Closing { since, .. } => Some((since + self.limits.quarantine_fatal_after, None)),
-            Phase::Pending | Phase::Open => match lease.active().map(|peer| self.peers.renewed(peer)).min() {
-                Some(renewed) => Some((renewed + lease.ttl, Some(Outcome::Expired))),
-                None if lease.phase == Phase::Open => {
-                    Some((lease.touched + lease.grace, Some(Outcome::NeverClaimed)))
-                }
-                None => None,
+            // Holders that wait do not know the time to live yet; a lost session ends them.
+            Phase::Pending => None,
+            Phase::Open => match lease.active().map(|peer| self.peers.renewed(peer)).min() {
+                Some(renewed) => Some((renewed.max(lease.opened) + lease.ttl, Some(Outcome::Expired))),
+                None => Some((lease.touched + lease.grace, Some(Outcome::NeverClaimed))),
             },
         }
     }

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::MIN_LEASE_TTL;
 use crate::{BlockId, CacheLayout, Op, RegionId, StatusKind, Strided};
 
 const CACHE: CacheId = CacheId { slot: 0, generation: 1 };
@@ -127,6 +128,29 @@ fn silence_ends_a_lease_and_frees_nothing() {
     assert_eq!(freed(&actions(&mut table)), None, "no time frees");
     table.prove(Proof::ProcessGone { peer: peer1 }, secs(100_000));
     assert_eq!(freed(&actions(&mut table)), Some(Outcome::Expired));
+}
+
+#[test]
+fn a_time_to_live_too_short_to_be_renewed_is_refused() {
+    let mut table = LeaseTable::new(&Limits::default());
+    let ttl = MIN_LEASE_TTL;
+    let brief = LeaseRequest { ttl: ttl - Duration::from_millis(1), ..request(Rights::Read) };
+    assert_eq!(table.grant(brief, SECRET, secs(0)).unwrap_err().kind(), crate::ErrorKind::ApiMisuse);
+    assert!(table.grant(LeaseRequest { ttl, ..request(Rights::Read) }, SECRET, secs(0)).is_ok());
+}
+
+#[test]
+fn a_claim_that_waits_does_not_expire_and_its_time_begins_when_the_blocks_are_complete() {
+    let mut table = LeaseTable::new(&Limits::default());
+    let pending = LeaseRequest { pending: true, ttl: secs(2), ..request(Rights::Read) };
+    let grant = table.grant(pending, SECRET, secs(0)).unwrap();
+    assert_eq!(table.claim(peer(1), CACHE, grant, SECRET, secs(0)), Ok(Claim::Pending));
+    table.tick(secs(10));
+    assert_eq!(table.state(grant), Some(LeaseState::Pending));
+    table.ready(grant, secs(10));
+    assert_eq!(table.next_timer(), Some(secs(12)));
+    table.tick(secs(12));
+    assert_eq!(table.state(grant), Some(LeaseState::Closing));
 }
 
 #[test]

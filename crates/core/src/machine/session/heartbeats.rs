@@ -3,11 +3,21 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::limits::MIN_LEASE_TTL;
+
 /// Heartbeats that may wait for their confirmation; older ones are forgotten, they would renew less than later ones.
 const MAX_UNCONFIRMED: usize = 16;
 
+/// Longest pause between heartbeats, whatever limits say: what silence means must not depend on a peer's word alone.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// Shortest pause, whatever a peer says of its leases.
+const MIN_PAUSE: Duration = Duration::from_millis(MIN_LEASE_TTL.as_millis() as u64 / 3);
+
 #[derive(Debug)]
 pub(super) struct Heartbeats {
+    /// Our own longest pause, and the one that what we hold asks for.
+    limit: Duration,
     every: Duration,
     silence: Duration,
     /// We hold grants of the peer: heartbeats are sent.
@@ -24,9 +34,11 @@ pub(super) struct Heartbeats {
 
 impl Heartbeats {
     pub(super) fn new(every: Duration, silence: Duration, now: Duration) -> Self {
+        let limit = every.clamp(Duration::from_millis(1), MAX_PAUSE);
         Self {
-            every,
-            silence,
+            limit,
+            every: limit,
+            silence: silence.max(MIN_LEASE_TTL).max(limit * 3),
             ours: false,
             theirs: false,
             sequence: 0,
@@ -42,11 +54,18 @@ impl Heartbeats {
         self.silent = false;
     }
 
-    pub(super) fn set_holding(&mut self, ours: bool, theirs: bool, now: Duration) {
-        if ours && !self.ours {
-            // The claim's own time covers the first interval.
-            self.next = now + self.every;
-        }
+    /// The peer sends heartbeats this often: shorter silence says nothing.
+    pub(super) fn set_peer_pause(&mut self, pause: Duration) {
+        self.silence = self.silence.max(pause.min(MAX_PAUSE) * 3);
+    }
+
+    /// `ours`: the longest pause that keeps what we hold.
+    pub(super) fn set_holding(&mut self, ours: Option<Duration>, theirs: bool, now: Duration) {
+        self.every = ours.map_or(self.limit, |pause| pause.max(MIN_PAUSE).min(self.limit));
+        let ours = ours.is_some();
+        // The claim's own time covers the first interval.
+        let next = now.saturating_add(self.every);
+        self.next = if ours && !self.ours { next } else { self.next.min(next) };
         if (ours || theirs) && !(self.ours || self.theirs) {
             // Silence while nothing was held is not held against the peer.
             self.heard(now);

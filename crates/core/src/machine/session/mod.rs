@@ -139,9 +139,10 @@ pub struct SessionConfig {
     pub side: Side,
     /// How we introduce ourselves; the version range and `expects` are part of it.
     pub hello: Hello,
-    /// Pause between heartbeats while we hold grants.
+    /// Longest pause between heartbeats while we hold grants; see [`Session::set_holding`]. A minute at most.
     pub heartbeat: Duration,
-    /// How long the peer may be silent while leases are held between us.
+    /// How long the peer may be silent while leases are held between us; three pauses between its heartbeats, as it
+    /// announces them, or ours, if that is longer.
     pub silence: Duration,
     /// How long the handshake may take.
     pub handshake: Duration,

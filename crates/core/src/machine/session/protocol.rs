@@ -158,9 +158,9 @@ impl Session {
         Ok(0)
     }
 
-    /// What is held between the two engines: `ours` of the peer, `theirs` of us. Heartbeats run only while something is,
-    /// so tell each change.
-    pub fn set_holding(&mut self, ours: bool, theirs: bool, now: Duration) {
+    /// What is held between the two engines: `ours` of the peer, as the longest pause between heartbeats that keeps
+    /// it, `theirs` of us. Heartbeats run only while something is, so tell each change.
+    pub fn set_holding(&mut self, ours: Option<Duration>, theirs: bool, now: Duration) {
         self.beats.set_holding(ours, theirs, now);
     }
 
@@ -251,6 +251,7 @@ impl Session {
 
     fn establish(&mut self, version: u8, peer: Hello) {
         self.peer = Some(peer.incarnation);
+        self.beats.set_peer_pause(Duration::from_millis(peer.limits.heartbeat_ms.into()));
         self.peer_frame_bytes = peer.limits.control_frame_bytes;
         self.phase = Phase::Established;
         self.version = version;

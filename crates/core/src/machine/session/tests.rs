@@ -236,22 +236,48 @@ fn an_idle_session_has_no_timer_and_sends_nothing() {
 #[test]
 fn heartbeats_run_while_grants_are_held_and_count_from_when_they_were_sent() {
     let mut pair = Pair::established();
-    pair.sessions[0].set_holding(true, false, secs(100));
-    pair.sessions[1].set_holding(false, true, secs(100));
+    pair.sessions[0].set_holding(Some(Duration::MAX), false, secs(100));
+    pair.sessions[1].set_holding(None, true, secs(100));
     assert_eq!(pair.sessions[0].next_timer(), Some(secs(105)));
     pair.sessions[0].tick(secs(105));
     // The answer comes two seconds after the heartbeat left.
     pair.run(secs(107));
     assert_eq!(pair.take(1), [Event::Renewed]);
     assert_eq!(pair.take(0), [Event::Confirmed { sent: secs(105) }]);
-    pair.sessions[0].set_holding(false, false, secs(108));
+    pair.sessions[0].set_holding(None, false, secs(108));
     assert_eq!(pair.sessions[0].next_timer(), None);
+}
+
+#[test]
+fn heartbeats_are_quick_enough_for_the_shortest_lease_and_never_a_storm() {
+    let mut session = Pair::established().sessions.into_iter().next().unwrap();
+    session.set_holding(Some(Duration::MAX), false, secs(100));
+    session.set_holding(Some(secs(2)), false, secs(101));
+    assert_eq!(session.next_timer(), Some(secs(103)));
+    session.tick(secs(103));
+    assert_eq!(session.next_timer(), Some(secs(105)));
+    session.set_holding(Some(secs(30)), false, secs(104));
+    session.tick(secs(105));
+    assert_eq!(session.next_timer(), Some(secs(110)), "our own limit is 5 s");
+    session.set_holding(Some(Duration::ZERO), false, secs(106));
+    assert_eq!(session.next_timer(), Some(secs(106) + Duration::from_millis(33)));
+}
+
+#[test]
+fn silence_is_no_shorter_than_the_pauses_that_the_peer_announces_and_no_word_makes_it_endless() {
+    for (heartbeat_ms, limit) in [(1_000, 30), (20_000, 60), (u32::MAX, 180)] {
+        let mut client = config(Side::Client, 1);
+        client.hello.limits.heartbeat_ms = heartbeat_ms;
+        let mut pair = Pair::new(client, config(Side::Server, 2));
+        pair.sessions[1].set_holding(None, true, secs(100));
+        assert_eq!(pair.sessions[1].next_timer(), Some(secs(100 + limit)), "{heartbeat_ms} ms");
+    }
 }
 
 #[test]
 fn silence_is_told_once_while_leases_are_held_and_again_after_the_peer_spoke() {
     let mut pair = Pair::established();
-    pair.sessions[1].set_holding(false, true, secs(100));
+    pair.sessions[1].set_holding(None, true, secs(100));
     for second in 100..300 {
         pair.sessions[1].tick(secs(second));
     }
