@@ -183,7 +183,8 @@ pub trait LinkSink: Send + Sync {
     /// Accesses under a grant that was `Pending` are over.
     fn fenced(&self, grant: GrantId);
 
-    /// The link can no longer be used; why, in words. `closed` follows.
+    /// The link can no longer be used; why, in words. `closed` follows. Only for a link that was attached: one that never
+    /// was ends with `closed(false)` alone, so that another way to the peer can be taken.
     fn lost(&self, error: Error);
 
     /// Nothing of this link touches our memory any more. Follows once; the key to quarantine. `peer_gone` when the peer's

@@ -91,7 +91,7 @@ pub(super) struct Tables {
 /// A link's life, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// Waits for the peer.
     Waiting = 0,
     Open = 1,
@@ -197,14 +197,15 @@ impl LinkCore {
         self.stage.load(Ordering::SeqCst) == Stage::Ending as u8
     }
 
-    /// True for the one caller that ends the link.
-    pub(super) fn begin_end(&self) -> bool {
-        let from = |stage: Stage| {
+    /// For the one caller that ends the link: whether it was open, or never attached.
+    pub(super) fn begin_end(&self) -> Option<Stage> {
+        let from = |stage: &Stage| {
             self.stage
-                .compare_exchange(stage as u8, Stage::Ending as u8, Ordering::SeqCst, Ordering::SeqCst)
+                .compare_exchange(*stage as u8, Stage::Ending as u8, Ordering::SeqCst, Ordering::SeqCst)
                 .is_ok()
         };
-        from(Stage::Open) || from(Stage::Waiting)
+        // The stages only go up: who finds it no longer waiting finds it open, or ended by another.
+        [Stage::Waiting, Stage::Open].into_iter().find(from)
     }
 
     /// True for the one caller that tells `closed`.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ropeway_core::{Error, ErrorKind, GrantId, RegionId, StatusKind};
 
-use super::link::{LinkCore, Path};
+use super::link::{LinkCore, Path, Stage};
 use crate::Fenced;
 use crate::sync::lock;
 
@@ -61,28 +61,29 @@ impl LinkCore {
     /// The peer, or the way to it, is no more. The transport ends the link by itself.
     pub(crate) fn lose(&self, error: Error) {
         let kind = self.lost_kind();
-        if self.end(kind) {
-            self.sink().lost(error);
+        match self.end(kind) {
+            Some(Stage::Open) => self.sink().lost(error),
+            // Nothing is lost that was never there: the session takes another way.
+            Some(_) => tracing::info!(kind = self.kind().name(), peer = %self.peer(), %error, "no link"),
+            None => {}
         }
     }
 
-    /// Ends the link: our batches stop, the peer's find the gate closed. `closed` follows from the host's thread. False
-    /// when it was ending before.
-    pub(crate) fn end(&self, kind: StatusKind) -> bool {
-        if !self.begin_end() {
-            return false;
-        }
+    /// Ends the link: our batches stop, the peer's find the gate closed. `closed` follows from the host's thread. Gives
+    /// the stage before; `None` when it was ending already.
+    pub(crate) fn end(&self, kind: StatusKind) -> Option<Stage> {
+        let before = self.begin_end()?;
         self.fence.close_gate(self.gate);
         self.each_job(|job| job.stop(kind));
         self.drop_imports();
         self.host.goodbye(self);
         self.host.watch(self.me());
-        true
+        Some(before)
     }
 
     /// The rendezvous failed: nobody has heard of this link.
     pub(crate) fn discard(&self) {
-        if self.begin_end() && self.begin_closed() {
+        if self.begin_end().is_some() && self.begin_closed() {
             self.fence.close_gate(self.gate);
             self.fence.recycle_gate(self.gate);
         }

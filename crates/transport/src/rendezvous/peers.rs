@@ -360,8 +360,9 @@ impl Peers {
         conn.stage = Stage::Linked { link: Arc::clone(&meeting.link), wire };
         conn.deadline = None;
         tracing::debug!(kind = meeting.link.kind().name(), peer = %meeting.link.peer(), "link open");
-        self.send(id, &ready, None);
+        // Told first: when the message cannot be sent, the link is lost, and only an attached one may be.
         meeting.link.sink().attached();
+        self.send(id, &ready, None);
         Ok(())
     }
 

@@ -164,7 +164,7 @@ fn an_offer_that_is_none_is_refused() {
 }
 
 #[test]
-fn a_passive_side_whose_peer_never_comes_is_lost_and_closed_at_its_deadline() {
+fn a_passive_side_whose_peer_never_comes_is_closed_at_its_deadline_and_not_lost() {
     let far = engine(0);
     for kind in KINDS {
         let sink = Arc::new(Sink::default());
@@ -172,8 +172,56 @@ fn a_passive_side_whose_peer_never_comes_is_lost_and_closed_at_its_deadline() {
         config.deadline = Instant::now() + Duration::from_millis(30);
         let _link = transport(kind, &far).link(config).unwrap();
         sink.await_told(&Told::Closed { peer_gone: false });
-        assert_eq!(sink.told()[0], Told::Lost(ErrorKind::TimedOut), "{kind}");
+        assert_eq!(sink.told(), [Told::Closed { peer_gone: false }], "{kind}");
     }
+}
+
+fn readable(socket: &OwnedFd) -> bool {
+    let mut polled = [rustix::event::PollFd::new(socket, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+}
+
+/// A peer that holds the key, and came as far as to have our challenge and to have read our memory.
+fn challenged(far: &Arc<OneSided>) -> (OwnedFd, Message) {
+    let near = engine(0);
+    let cells = crate::fence::Cells::shared(1).unwrap();
+    let sink = Arc::new(Sink::default());
+    let config = config(Role::Active, [0; 16].to_vec().into(), 7, &sink);
+    let link = crate::onesided::LinkCore::new(&near, TransportKind::Shm, cells, &config).unwrap();
+    let meeting = super::Meeting::new(link, config.key, soon());
+    let socket = socket::connect(&far.nonce).unwrap();
+    let process = Arc::new(super::Process::of(socket.as_fd()).unwrap());
+    socket::send(socket.as_fd(), &meeting.hello([3; 32]).encode(), &[]).unwrap();
+    eventually("a challenge", || readable(&socket));
+    let Received::Message { bytes, fds } = socket::receive(socket.as_fd()) else { panic!("no challenge") };
+    let Some(Message::Challenge { nonce, facts, .. }) = Message::decode(&bytes) else {
+        panic!("no challenge")
+    };
+    let nonces = super::greeting::Nonces { active: [3; 32], passive: nonce };
+    let met = meeting.meet(&process, &facts, fds).unwrap();
+    (socket, meeting.proof(&near.host, &nonces, met.probe))
+}
+
+#[test]
+fn a_side_whose_peer_finds_no_way_to_it_is_closed_and_not_lost() {
+    let (far, sink) = waiting();
+    let (socket, _) = challenged(&far);
+    let refused = Message::Refused { reason: "ptrace is not permitted here".into() };
+    socket::send(socket.as_fd(), &refused.encode(), &[]).unwrap();
+    sink.await_told(&Told::Closed { peer_gone: false });
+    assert_eq!(sink.told(), [Told::Closed { peer_gone: false }]);
+}
+
+#[test]
+fn a_side_that_finds_no_way_to_its_peer_is_closed_and_not_lost() {
+    let (far, sink) = waiting();
+    let (socket, proof) = challenged(&far);
+    // A true proof, without the descriptors that our own probe needs.
+    socket::send(socket.as_fd(), &proof.encode(), &[]).unwrap();
+    let Some(Message::Refused { reason }) = answer(&socket) else { panic!("not refused") };
+    assert!(reason.contains("hand over"), "{reason}");
+    sink.await_told(&Told::Closed { peer_gone: false });
+    assert_eq!(sink.told(), [Told::Closed { peer_gone: false }]);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(super) struct LinkCore {
     pub(super) fencing: Fencing,
     pub(super) pins: Pins,
     turn: AtomicUsize,
+    /// All streams are there. A link that never came so far is not lost, but closed alone.
+    attached: AtomicBool,
     dying: AtomicBool,
     closing: AtomicBool,
     why: Mutex<Option<Error>>,
@@ -56,6 +58,7 @@ impl LinkCore {
             fencing: Fencing::default(),
             pins: Pins::default(),
             turn: AtomicUsize::new(0),
+            attached: AtomicBool::new(false),
             dying: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             why: Mutex::new(None),
@@ -77,10 +80,13 @@ impl LinkCore {
         let first = self.shared.enter(self, lanes.len());
         self.first_token.store(first, Ordering::Relaxed);
         let _ = self.lanes.set(lanes.into());
+        // Before the first stream is watched: the I/O thread may find it broken at once.
+        self.attached.store(true, Ordering::SeqCst);
         for lane in self.lanes() {
             let mut conn = lane.lock();
             conn.watched = Watch { readable: true, writable: false };
-            self.shared.watch_new(lane.fd(), self.token(lane), conn.watched)?;
+            let watched = self.shared.watch_new(lane.fd(), self.token(lane), conn.watched);
+            watched.inspect_err(|_| self.attached.store(false, Ordering::SeqCst))?;
         }
         Ok(())
     }
@@ -164,7 +170,7 @@ impl LinkCore {
             return;
         }
         if !self.closing.load(Ordering::SeqCst) {
-            tracing::info!(%error, "tcp link lost");
+            tracing::info!(%error, attached = self.attached.load(Ordering::SeqCst), "tcp link lost");
         }
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         for lane in self.lanes() {
@@ -189,7 +195,7 @@ impl LinkCore {
         }
         self.shared.leave(self.first_token.load(Ordering::Relaxed), self.lanes().len());
         let why = self.why.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(error) = why.filter(|_| !closing) {
+        if let Some(error) = why.filter(|_| !closing && self.attached.load(Ordering::SeqCst)) {
             self.sink.lost(error);
         }
         self.sink.closed(false);

@@ -88,13 +88,13 @@ fn a_slow_or_silent_stranger_is_dropped_and_the_port_stays_open() {
 }
 
 #[test]
-fn a_link_that_nobody_comes_to_is_lost_at_its_deadline() {
+fn a_link_that_nobody_comes_to_is_closed_at_its_deadline_and_not_lost() {
     let engine = Engine::new(4096, Limits::default());
     let mut config = engine.config(KEY, Role::Passive, Bytes::new());
     config.deadline = std::time::Instant::now() + Duration::from_millis(50);
     let link = engine.tcp.link(config).unwrap();
     eventually(|| engine.sink.closed.load(Ordering::SeqCst) == 1);
-    assert_eq!(engine.sink.lost.lock().unwrap()[0].kind(), ErrorKind::TimedOut);
+    assert!(engine.sink.lost.lock().unwrap().is_empty(), "what was never attached cannot be lost");
     drop(link);
 }
 
