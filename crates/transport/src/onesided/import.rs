@@ -67,11 +67,20 @@ impl Drop for Import {
 
 /// A region of ours that the peer has, or is about to have.
 pub(crate) struct Export {
-    pub(crate) memory: Arc<Memory>,
+    /// `None` while the engine is asked for it: a withdrawal finds this entry all the same.
+    pub(crate) memory: Option<Arc<Memory>>,
     /// Answers sent and not yet let go.
     pub(crate) holders: u32,
     /// No further answers: the region is closing.
     pub(crate) withdrawing: bool,
+}
+
+impl Export {
+    /// One holder less; gives how many are left.
+    pub(crate) fn let_go(&mut self) -> u32 {
+        self.holders = self.holders.saturating_sub(1);
+        self.holders
+    }
 }
 
 /// An owner's answer to an import request.

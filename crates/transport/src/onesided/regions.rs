@@ -1,6 +1,7 @@
 //! Regions that cross a link: imports of the peer's, exports of ours.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -90,23 +91,51 @@ impl LinkCore {
         if !self.is_open() {
             return Err(closed("export"));
         }
-        if let Some(export) = lock(&self.tables).exports.get_mut(&region) {
+        {
+            let mut tables = lock(&self.tables);
+            let unknown = Export { memory: None, holders: 0, withdrawing: false };
+            let export = tables.exports.entry(region).or_insert(unknown);
             if export.withdrawing {
-                return Err(Error::new(ErrorKind::Closed, "export", format!("region {region} is closing")));
+                return Err(closing(region));
             }
             export.holders += 1;
-            return Ok(Arc::clone(&export.memory));
+            if let Some(memory) = &export.memory {
+                return Ok(Arc::clone(memory));
+            }
         }
         // Outside the lock: the sink is the engine's code.
-        let memory = self.sink().export(region)?;
-        let mut tables = lock(&self.tables);
-        let export = tables.exports.entry(region).or_insert(Export {
-            memory: Arc::clone(&memory),
-            holders: 0,
-            withdrawing: false,
+        let asked = catch_unwind(AssertUnwindSafe(|| self.sink().export(region)));
+        let exported = asked.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Internal,
+                "export",
+                format!("a panic when region {region} was asked for"),
+            ))
         });
-        export.holders += 1;
-        Ok(memory)
+        self.settle_export(region, exported)
+    }
+
+    /// The engine has answered. Meanwhile the region may have been withdrawn, or the link may have closed and swept its
+    /// exports: then the memory goes back, and the sink hears so.
+    fn settle_export(&self, region: RegionId, exported: Result<Arc<Memory>>) -> Result<Arc<Memory>> {
+        let mut tables = lock(&self.tables);
+        let withdrawing = match (tables.exports.get_mut(&region), &exported) {
+            (Some(export), Ok(memory)) if !export.withdrawing && self.is_open() => {
+                export.memory = Some(Arc::clone(memory));
+                return exported;
+            }
+            (export, _) => export.is_some_and(|export| export.withdrawing),
+        };
+        let left = tables.exports.get_mut(&region).map_or(0, Export::let_go);
+        let ended = if left == 0 { tables.exports.remove(&region) } else { None };
+        drop(tables);
+        drop(ended);
+        let awaited = exported.is_ok() || withdrawing;
+        let refused = exported.and_then(|_| Err(closing(region)));
+        if left == 0 && awaited {
+            self.sink().withdrawn(region);
+        }
+        refused
     }
 
     /// What the peer gets for its import request.
@@ -141,8 +170,7 @@ impl LinkCore {
         let ended = {
             let mut tables = lock(&self.tables);
             let Some(export) = tables.exports.get_mut(&region) else { return };
-            export.holders = export.holders.saturating_sub(1);
-            if export.holders == 0 { tables.exports.remove(&region) } else { None }
+            if export.let_go() == 0 { tables.exports.remove(&region) } else { None }
         };
         if ended.is_some() {
             drop(ended);
@@ -185,6 +213,10 @@ impl LinkCore {
         let imports = std::mem::take(&mut lock(&self.tables).imports);
         drop(imports);
     }
+}
+
+fn closing(region: RegionId) -> Error {
+    Error::new(ErrorKind::Closed, "export", format!("region {region} is closing"))
 }
 
 fn late(region: RegionId) -> Error {

@@ -47,6 +47,8 @@ pub(crate) enum Told {
 
 #[derive(Default)]
 pub(crate) struct Sink {
+    /// Called when the peer asks for a region, before it is had.
+    pub(crate) asked: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     regions: Mutex<HashMap<RegionId, Arc<Memory>>>,
     told: Mutex<Vec<Told>>,
     news: Condvar,
@@ -92,7 +94,12 @@ impl LinkSink for Sink {
 
     fn export(&self, region: RegionId) -> Result<Arc<Memory>> {
         let unknown = || Error::new(ErrorKind::Closed, "export", format!("region {region} is not known"));
-        self.regions.lock().unwrap().get(&region).cloned().ok_or_else(unknown)
+        let found = self.regions.lock().unwrap().get(&region).cloned().ok_or_else(unknown);
+        let asked = self.asked.lock().unwrap().take();
+        if let Some(asked) = asked {
+            asked();
+        }
+        found
     }
 
     fn withdrawn(&self, region: RegionId) {

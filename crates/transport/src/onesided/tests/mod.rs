@@ -2,6 +2,7 @@
 
 mod child;
 mod ending;
+mod lending;
 mod moving;
 mod processes;
 mod revoking;
