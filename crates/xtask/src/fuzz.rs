@@ -6,7 +6,7 @@ use crate::stage::Outcome;
 use crate::step::{self, Counts, Step};
 use crate::tools;
 
-const SECONDS: u32 = 8;
+const SECONDS: u32 = 10;
 
 /// What `cargo fuzz` sets, so that neither it nor a nightly toolchain is needed.
 const FLAGS: &str = "--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module \
@@ -30,17 +30,26 @@ pub(crate) fn run() -> Outcome {
         Ok(targets) => targets,
         Err(why) => return Outcome::Failed(Counts::default(), why),
     };
+    // One takes one core.
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let mut results = Vec::new();
+    for some in targets.chunks(cores) {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = some.iter().map(|target| scope.spawn(|| smoke(target))).collect();
+            results.extend(running.into_iter().map(|thread| thread.join().expect("a step does not panic")));
+        });
+    }
+    step::all(results.into_iter()).into()
+}
+
+fn smoke(target: &str) -> step::Result {
     let folder = Path::new("target/fuzz");
-    let one = Counts { passed: 1, ..Counts::default() };
-    let runs = targets.iter().map(|target| {
-        Step::program(folder.join("x86_64-unknown-linux-gnu/release").join(target))
-            .arg(format!("-max_total_time={SECONDS}"))
-            .args("-timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix=target/fuzz/")
-            .run_logged(&folder.join(format!("{target}.log")))
-            .map(|_| one)
-            .map_err(|(_, why)| (Counts { failed: 1, ..Counts::default() }, why))
-    });
-    step::all(runs).into()
+    Step::program(folder.join("x86_64-unknown-linux-gnu/release").join(target))
+        .arg(format!("-max_total_time={SECONDS}"))
+        .args("-timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix=target/fuzz/")
+        .run_logged(&folder.join(format!("{target}.log")))
+        .map(|_| Counts { passed: 1, ..Counts::default() })
+        .map_err(|(_, why)| (Counts { failed: 1, ..Counts::default() }, why))
 }
 
 fn targets() -> Result<Vec<String>, String> {

@@ -138,7 +138,7 @@ impl Message {
                 request: rest.u32()?,
                 len: rest.u64()?,
                 address: rest.u64()?,
-                writable: rest.take::<1>()?[0] == 1,
+                writable: rest.bool()?,
             },
             8 => Self::Denied { request: rest.u32()?, kind: rest.take::<1>()?[0], reason: rest.text()? },
             9 => Self::Withdraw { region: rest.region()? },
@@ -168,6 +168,7 @@ impl Probe {
 }
 
 fn text(text: &str, out: &mut Vec<u8>) {
+    let text = text.replace(char::is_control, " ");
     let mut end = text.len().min(REASON_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -213,13 +214,21 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Option<String> {
         let len = usize::from(u16::from_le_bytes(self.take()?));
-        if len > REASON_MAX || len > self.0.len() {
+        if len > REASON_MAX {
             return None;
         }
-        let (head, rest) = self.0.split_at(len);
+        let (text, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         // It ends in logs: no control characters.
-        Some(String::from_utf8_lossy(head).chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+        String::from_utf8(text.to_vec()).ok().filter(|text| !text.contains(char::is_control))
+    }
+
+    fn bool(&mut self) -> Option<bool> {
+        match self.take()? {
+            [0] => Some(false),
+            [1] => Some(true),
+            _ => None,
+        }
     }
 }
 
@@ -241,13 +250,12 @@ pub(super) fn code_kind(code: u8) -> ErrorKind {
     KINDS.get(usize::from(code)).copied().unwrap_or(ErrorKind::Closed)
 }
 
-/// Takes any bytes for a message: what is accepted keeps the limit, and comes back the same.
+/// Takes any bytes for a message: what is accepted has one form.
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(bytes: &[u8]) {
     if let Some(message) = Message::decode(bytes) {
-        let encoded = message.encode();
-        assert!(encoded.len() <= super::socket::MESSAGE_MAX);
-        assert_eq!(Message::decode(&encoded), Some(message));
+        assert_eq!(message.encode(), bytes);
+        assert!(bytes.len() <= super::socket::MESSAGE_MAX);
     }
 }
 
@@ -297,7 +305,8 @@ mod tests {
         ) {
             let bytes = [&[kind][..], &bytes].concat();
             if let Some(message) = Message::decode(&bytes) {
-                prop_assert!(message.encode().len() <= super::super::socket::MESSAGE_MAX);
+                prop_assert!(bytes.len() <= super::super::socket::MESSAGE_MAX);
+                prop_assert_eq!(message.encode(), bytes);
             }
         }
     }
