@@ -101,7 +101,14 @@ impl<'a> Duel<'a> {
     }
 
     /// Takes turns: warm-up rounds, then those that count.
+    ///
+    /// # Errors
+    /// A byte is wrong, or a side failed; that the producer has died, if it has.
     pub(crate) fn run(&mut self, what: &str) -> Result<Outcome, Failure> {
+        self.rounds(what).map_err(|failure| self.far.explain(failure))
+    }
+
+    fn rounds(&mut self, what: &str) -> Result<Outcome, Failure> {
         let mut outcome = Outcome {
             transport: self.connection.transport(),
             bytes: self.work.bytes() * u64::from(self.plan.again),

@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, BufWriter};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,6 +105,17 @@ impl Far {
         }
     }
 
+    /// The failure as its cause: where the producer process has ended, everything else follows from that.
+    pub(crate) fn explain(&mut self, failure: Failure) -> Failure {
+        match self {
+            Self::Child(spawned) => match ended(&mut spawned.child) {
+                Some(status) => format!("the producer process ended: {status}; then: {failure}").into(),
+                None => failure,
+            },
+            _ => failure,
+        }
+    }
+
     /// The producer's pool, where it is in this process.
     pub(crate) fn pool(&self) -> Option<Arc<Pool>> {
         match self {
@@ -125,18 +136,23 @@ fn end_with_parent() -> io::Result<()> {
 
 /// Why a child does not answer: how it ended, if it did.
 fn gone(child: &mut Child, broken: io::Result<Option<Answer>>) -> Failure {
+    match (ended(child), broken) {
+        (Some(status), _) => format!("the producer process ended: {status}").into(),
+        (None, Err(error)) => format!("the producer's answer is broken: {error}").into(),
+        (None, Ok(_)) => "the producer closed its output".into(),
+    }
+}
+
+/// How a child ended. Its sockets break a moment before that can be told.
+fn ended(child: &mut Child) -> Option<ExitStatus> {
     let until = Instant::now() + Duration::from_secs(1);
-    loop {
+    while Instant::now() < until {
         match child.try_wait() {
-            Ok(Some(status)) => return format!("the producer process ended: {status}").into(),
-            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-            _ => break,
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            ended => return ended.ok().flatten(),
         }
     }
-    match broken {
-        Err(error) => format!("the producer's answer is broken: {error}").into(),
-        Ok(_) => "the producer closed its output".into(),
-    }
+    None
 }
 
 impl Drop for Spawned {

@@ -75,6 +75,10 @@ pub(crate) fn connect(peer: &str, auth: &Auth) -> Result<(Far, SocketAddr), Fail
     let (mut from, mut to) = (BufReader::new(socket.try_clone()?), BufWriter::new(socket));
     let challenge: Challenge = control::receive(&mut from)?.ok_or("the producer closed the connection")?;
     control::send(&mut to, &Proof { proof: proof(key(peer, auth)?, challenge.nonce) })?;
+    match control::receive(&mut from) {
+        Ok(Some(control::Answer::Ok)) => {}
+        _ => return Err(format!("{address} sent us away: it has another descriptor or key").into()),
+    }
     Ok((Far::There(Remote { to, from }), address))
 }
 
@@ -110,7 +114,7 @@ fn admit(socket: &TcpStream, key: [u8; 32]) -> Result<(), Failure> {
         return Err("it does not hold the descriptor or key".into());
     }
     socket.set_read_timeout(None)?;
-    Ok(())
+    Ok(control::send(&mut &*socket, &control::Answer::Ok)?)
 }
 
 fn proof(key: [u8; 32], nonce: [u8; 32]) -> [u8; 32] {

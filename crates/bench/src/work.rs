@@ -80,7 +80,7 @@ impl Work {
                 }
                 let count = (bytes / block) as usize;
                 let list = workload::scattered(*block, count, *pool, &mut Draw::new(*seed));
-                Ok(Self::raw(*pool, list))
+                Ok(Self::blocks(*block, *pool, list))
             }
             Spec::Raw { pool, list } => {
                 let list = list.iter().map(|&(local, remote, len)| Desc { local, remote, len }).collect();
@@ -91,6 +91,17 @@ impl Work {
                 Ok(Self { pool_bytes, groups, requests: Vec::new() })
             }
         }
+    }
+
+    /// One part, and block ids as a block manager would hand them over.
+    fn blocks(block_bytes: u64, pool: u64, list: Vec<Desc>) -> Self {
+        let ids =
+            |side: fn(&Desc) -> u64| vec![list.iter().map(|d| (side(d) / block_bytes) as u32).collect()];
+        let copies = Copies::Blocks { local: ids(|d| d.local), remote: ids(|d| d.remote) };
+        let blocks = (pool / block_bytes) as u32;
+        let part = Part { name: "blocks".to_owned(), offset: 0, block_bytes, blocks };
+        let groups = vec![Group { name: "g0", parts: vec![part] }];
+        Self { pool_bytes: pool.next_multiple_of(PAGE), groups, requests: vec![Request { copies, list }] }
     }
 
     fn raw(pool: u64, list: Vec<Desc>) -> Self {
@@ -244,6 +255,15 @@ mod tests {
             prop_assert_eq!(spec.pool_bytes().unwrap(), work.pool_bytes);
             prop_assert_eq!(workload::bytes(&work.merged()), work.bytes());
         }
+    }
+
+    #[test]
+    fn scattered_blocks_are_the_same_as_ids_and_as_a_list() {
+        let work =
+            Work::new(&Spec::Scattered { block: 4096, bytes: 1 << 20, pool: 2 << 20, seed: 4 }).unwrap();
+        written_once_and_inside(&work);
+        let Copies::Blocks { local, remote } = &work.requests[0].copies else { panic!("blocks have ids") };
+        assert_eq!(expand(&work.groups, local, remote), work.list());
     }
 
     #[test]

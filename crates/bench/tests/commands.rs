@@ -240,7 +240,7 @@ fn a_served_producer_is_reached_by_its_descriptor_and_by_nobody_without_it() {
     stranger.write_all(&[b'{'; 3000]).unwrap();
     drop(stranger);
     let said = complaint(&format!("pd --peer 127.0.0.1:{port} --insecure --tokens 128"));
-    assert!(!said.is_empty());
+    assert!(said.contains("another descriptor or key"), "{said}");
     let printed = json(&format!("pd --peer {} --tokens 128 --op write --json", served.1));
     assert_eq!(printed["verified"], true);
 }
@@ -251,6 +251,31 @@ fn a_producer_ends_when_nobody_started_it_or_its_input_ends() {
     assert!(said.contains("is gone"), "{said}");
     let line = format!("producer --parent {}", std::process::id());
     assert!(bench(&line).status.success());
+}
+
+/// The producer that a command has started.
+fn producer_of(pid: u32) -> Option<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+#[test]
+fn the_death_of_the_producer_ends_pd_with_a_word_about_it() {
+    let line = "pd --tokens 1024 --requests 100000 --transport tcp";
+    let child = start(line);
+    let until = Instant::now() + PATIENCE;
+    let producer = loop {
+        match producer_of(child.id()) {
+            Some(producer) => break producer,
+            None => assert!(Instant::now() < until, "no producer was started"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(Command::new("kill").args(["-9", &producer.to_string()]).status().unwrap().success());
+    let output = finish(child, line);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("the producer process ended: signal: 9"), "{said}");
 }
 
 #[test]
