@@ -148,7 +148,7 @@ impl Limits {
     /// # Errors
     /// [`ErrorKind::ApiMisuse`], naming the limit, its value and the range.
     pub fn validate(&self) -> Result<()> {
-        let ranges: [(&str, u64, u64, u64); 13] = [
+        let ranges: [(&str, u64, u64, u64); 14] = [
             ("peers", self.peers.into(), 1, 65_536),
             ("regions", self.regions.into(), 1, 65_535),
             ("caches", self.caches.into(), 1, 65_535),
@@ -158,6 +158,7 @@ impl Limits {
             ("grants_per_peer", self.grants_per_peer.into(), 1, 1 << 20),
             ("transfers", self.transfers.into(), 1, 1 << 20),
             ("transfers_per_peer", self.transfers_per_peer.into(), 1, 1 << 16),
+            ("notifications_per_lease", self.notifications_per_lease.into(), 0, 1 << 20),
             ("completions", self.completions.into(), 1, 1 << 24),
             ("control_frame_bytes", self.control_frame_bytes.into(), 65_536, 64 << 20),
             ("copy_threads", self.copy_threads.into(), 0, 256),
@@ -187,5 +188,26 @@ impl Limits {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_of_any_length_are_judged_and_never_overflow() {
+        let endless = Limits::default().with_heartbeat(Duration::MAX);
+        assert_eq!(endless.validate().unwrap_err().kind(), ErrorKind::ApiMisuse);
+        assert!(endless.with_lease_ttl(Duration::MAX).validate().is_ok());
+        let brief =
+            Limits::default().with_heartbeat(Duration::ZERO).with_lease_ttl(Duration::from_millis(99));
+        assert!(brief.validate().unwrap_err().to_string().contains("lease_ttl"));
+    }
+
+    #[test]
+    fn arrival_bits_cannot_be_made_to_fill_the_memory() {
+        let refused = Limits::default().with_notifications_per_lease(u32::MAX).validate().unwrap_err();
+        assert!(refused.to_string().contains("notifications_per_lease"));
     }
 }

@@ -117,10 +117,10 @@ impl Quarantine {
         let mut bytes = 0;
         for (group, block) in each(&blocks) {
             let each = block_bytes.get(usize::from(group)).copied().unwrap_or(0);
-            bytes += each;
+            bytes = u64::saturating_add(bytes, each);
             let entry = self.blocks.entry((cache, group, block)).or_insert(Entry { causes: 0, bytes: each });
             if entry.causes == 0 {
-                self.bytes += entry.bytes;
+                self.bytes = self.bytes.saturating_add(entry.bytes);
             }
             entry.causes += 1;
         }
@@ -152,7 +152,7 @@ impl Quarantine {
             };
             entry.causes -= 1;
             if entry.causes == 0 {
-                self.bytes -= entry.bytes;
+                self.bytes = self.bytes.saturating_sub(entry.bytes);
                 self.blocks.remove(&(cache, group, block));
                 blocks.push((group, block));
             }
@@ -173,7 +173,7 @@ impl Quarantine {
     /// Raises the alarm for what is withheld for too long; releases nothing.
     pub fn tick(&mut self, now: Duration) {
         for (cause, withheld) in &mut self.causes {
-            if !withheld.fatal && withheld.since + self.fatal_after <= now {
+            if !withheld.fatal && withheld.since.checked_add(self.fatal_after).is_some_and(|at| at <= now) {
                 withheld.fatal = true;
                 let (cause, bytes, since) = (*cause, withheld.bytes, withheld.since);
                 self.events.push_back(QuarantineEvent::Fatal { cause, bytes, since });
@@ -184,7 +184,7 @@ impl Quarantine {
     /// When [`Self::tick`] wants to be called next.
     pub fn next_timer(&self) -> Option<Duration> {
         let waiting = self.causes.values().filter(|withheld| !withheld.fatal);
-        waiting.map(|withheld| withheld.since + self.fatal_after).min()
+        waiting.filter_map(|withheld| withheld.since.checked_add(self.fatal_after)).min()
     }
 
     /// What became of withheld blocks. Call until `None` after every other call.
@@ -310,5 +310,16 @@ mod tests {
         quarantine.tick(limits.quarantine_fatal_after() * 2);
         assert_eq!((quarantine.poll_event(), quarantine.next_timer()), (None, None));
         assert!(quarantine.is_withheld(CACHE, 0, BlockId(1)));
+    }
+
+    #[test]
+    fn an_endless_patience_raises_no_alarm_and_sets_no_timer() {
+        let limits = Limits::default().with_quarantine_fatal_after(Duration::MAX);
+        let mut quarantine = Quarantine::new(&limits);
+        let (since, far) = (Duration::from_secs(1), Duration::from_secs(1 << 40));
+        quarantine.withhold(transfer(0, 1), CACHE, blocks(&[1, 2]), &[u64::MAX], since).unwrap();
+        quarantine.tick(far);
+        assert_eq!((quarantine.poll_event(), quarantine.next_timer()), (None, None));
+        assert_eq!(quarantine.withheld_bytes(), u64::MAX, "and sums stop at their end");
     }
 }

@@ -218,7 +218,7 @@ impl GrantTable {
         if !info.rights.allow(op) {
             return Err(StatusKind::Denied);
         }
-        if now >= renewed.max(held.claimed_at) + ttl(info) {
+        if now >= renewed.max(held.claimed_at).saturating_add(ttl(info)) {
             return Err(StatusKind::StaleLease);
         }
         held.uses += 1;
@@ -443,7 +443,7 @@ impl GrantTable {
 
 fn expiry(renewed: Duration, held: &Held) -> Option<Duration> {
     let info = held.info.as_ref().filter(|_| held.ended.is_none())?;
-    Some(renewed.max(held.claimed_at) + ttl(info))
+    Some(renewed.max(held.claimed_at).saturating_add(ttl(info)))
 }
 
 fn ttl(info: &ClaimInfo) -> Duration {

@@ -523,16 +523,21 @@ impl LeaseTable {
     }
 
     /// When something happens to the lease by itself: `Some(outcome)` a revocation, `None` the alarm.
+    /// Nothing, where the clock does not reach so far.
     fn deadline(&self, grant: GrantId) -> Option<(Duration, Option<Outcome>)> {
         let lease = self.lease(grant)?;
         match lease.phase {
             Phase::Closing { fatal: true, .. } => None,
-            Phase::Closing { since, .. } => Some((since + self.limits.quarantine_fatal_after, None)),
+            Phase::Closing { since, .. } => {
+                Some((since.checked_add(self.limits.quarantine_fatal_after)?, None))
+            }
             // Holders that wait do not know the time to live yet; a lost session ends them.
             Phase::Pending => None,
             Phase::Open => match lease.active().map(|peer| self.peers.renewed(peer)).min() {
-                Some(renewed) => Some((renewed.max(lease.opened) + lease.ttl, Some(Outcome::Expired))),
-                None => Some((lease.touched + lease.grace, Some(Outcome::NeverClaimed))),
+                Some(renewed) => {
+                    Some((renewed.max(lease.opened).checked_add(lease.ttl)?, Some(Outcome::Expired)))
+                }
+                None => Some((lease.touched.checked_add(lease.grace)?, Some(Outcome::NeverClaimed))),
             },
         }
     }

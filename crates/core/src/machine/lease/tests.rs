@@ -154,6 +154,22 @@ fn a_claim_that_waits_does_not_expire_and_its_time_begins_when_the_blocks_are_co
 }
 
 #[test]
+fn durations_without_end_are_never_over() {
+    let limits = Limits::default().with_quarantine_fatal_after(Duration::MAX);
+    let mut table = LeaseTable::new(&limits);
+    let (ttl, first_contact_grace) = (Duration::MAX, Duration::MAX);
+    let endless = LeaseRequest { ttl, first_contact_grace, ..request(Rights::Write) };
+    let grant = table.grant(endless, SECRET, secs(1)).unwrap();
+    assert_eq!(table.next_timer(), None, "it waits for its holder");
+    let Ok(Claim::Ready(info)) = table.claim(peer(1), CACHE, grant, SECRET, secs(1)) else { panic!() };
+    assert_eq!((info.ttl_ms, table.next_timer()), (u32::MAX, None), "it needs no renewal");
+    table.tick(secs(1 << 40));
+    assert_eq!(table.state(grant), Some(LeaseState::Open));
+    table.revoke(grant, secs(1 << 40));
+    assert_eq!((table.state(grant), table.next_timer()), (Some(LeaseState::Closing), None), "no alarm");
+}
+
+#[test]
 fn a_forsaken_lease_is_revoked_and_freed_by_proof_alone() {
     let (mut table, grant) = held(Rights::Write);
     table.forsaken(peer(2), grant, secs(2));

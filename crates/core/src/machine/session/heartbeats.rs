@@ -79,7 +79,7 @@ impl Heartbeats {
             return None;
         }
         self.sequence += 1;
-        self.next = now + self.every;
+        self.next = now.saturating_add(self.every);
         if self.sent.len() == MAX_UNCONFIRMED {
             self.sent.pop_front();
         }
@@ -89,7 +89,8 @@ impl Heartbeats {
 
     /// Since when the peer is silent, once per silence.
     pub(super) fn fell_silent(&mut self, now: Duration) -> Option<Duration> {
-        let late = (self.ours || self.theirs) && !self.silent && now >= self.heard + self.silence;
+        let late =
+            (self.ours || self.theirs) && !self.silent && now >= self.heard.saturating_add(self.silence);
         self.silent |= late;
         late.then_some(self.heard)
     }
@@ -113,7 +114,8 @@ impl Heartbeats {
 
     pub(super) fn next_timer(&self) -> Option<Duration> {
         let beat = self.ours.then_some(self.next);
-        let silence = ((self.ours || self.theirs) && !self.silent).then_some(self.heard + self.silence);
+        let waits = (self.ours || self.theirs) && !self.silent;
+        let silence = self.heard.checked_add(self.silence).filter(|_| waits);
         beat.into_iter().chain(silence).min()
     }
 }

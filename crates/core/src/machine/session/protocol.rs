@@ -56,7 +56,7 @@ impl Session {
             return Err(Error::new(ErrorKind::ApiMisuse, "session", text));
         }
         let mut session = Self {
-            phase: Phase::Handshake { until: now + config.handshake },
+            phase: Phase::Handshake { until: now.saturating_add(config.handshake) },
             version: 0,
             peer: None,
             peer_frame_bytes: 0,

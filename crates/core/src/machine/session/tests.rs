@@ -275,6 +275,22 @@ fn silence_is_no_shorter_than_the_pauses_that_the_peer_announces_and_no_word_mak
 }
 
 #[test]
+fn times_without_end_are_never_over() {
+    let endless = |side, bits| {
+        let (heartbeat, silence, handshake) = (Duration::MAX, Duration::MAX, Duration::MAX);
+        SessionConfig { heartbeat, silence, handshake, ..config(side, bits) }
+    };
+    let mut pair = Pair::new(endless(Side::Client, 1), endless(Side::Server, 2));
+    pair.sessions[0].set_holding(Some(Duration::MAX), true, secs(100));
+    pair.sessions[1].set_holding(None, true, secs(100));
+    assert_eq!(pair.sessions[0].next_timer(), Some(secs(160)), "a heartbeat a minute");
+    pair.sessions[1].tick(secs(1 << 40));
+    pair.run(secs(1 << 40));
+    assert!(!pair.take(1).iter().any(|event| matches!(event, Event::Silent { .. })));
+    assert_eq!(pair.sessions[1].next_timer(), None);
+}
+
+#[test]
 fn silence_is_told_once_while_leases_are_held_and_again_after_the_peer_spoke() {
     let mut pair = Pair::established();
     pair.sessions[1].set_holding(None, true, secs(100));
