@@ -9,7 +9,7 @@ use ropeway_core::machine::lease::Proof;
 use ropeway_core::machine::session::Command;
 use ropeway_core::plan::{PlanRequest, ServedRuns};
 use ropeway_core::{Error, ErrorKind, GrantId, PeerId, RegionId, Result, StatusKind};
-use ropeway_transport::{
+use ropeway_transport::{Declined, 
     LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, Transport, TransportKind,
 };
 
@@ -286,17 +286,17 @@ impl LinkSink for Sink {
         }
     }
 
-    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, StatusKind> {
+    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, Declined> {
         let (shared, peer) = self.both().ok_or(StatusKind::Closed)?;
         let room = Room::take(&shared, &peer, request)?;
         let ServeRequest { op, grant, plan, start, bytes } = *request;
         let (cache, blocks) = shared.with_leases(|leases, _| {
             let blocks = leases.table.serve_begin(peer.id(), grant, op)?;
             let cache = leases.cache_of(grant).expect("a lease that is served has its handle");
-            Ok((cache, blocks))
+            Ok::<_, StatusKind>((cache, blocks))
         })?;
         let permit = Permit { shared: Arc::downgrade(&shared), grant, _room: room };
-        let served = || -> Result<Served> {
+        let served = || -> Result<_> {
             let request = PlanRequest::decode(plan, &shared.limits)?;
             request.check_within(&blocks)?;
             let runs = ServedRuns::new(&cache.layout, &request, op, start, bytes, &shared.limits)?;
@@ -306,18 +306,22 @@ impl LinkSink for Sink {
                     .map(|region| Arc::clone(&region.memory))
                     .ok_or_else(|| Error::new(ErrorKind::Closed, "serve", format!("region {id} is closed")))
             });
-            let memory = memory.collect::<Result<_>>()?;
-            Ok(Served { runs: Arc::new(runs), memory, permit: Box::new(permit) })
+            Ok((Arc::new(runs), memory.collect::<Result<_>>()?))
         };
-        served().map_err(|error| {
-            tracing::warn!(peer = %peer.id(), %grant, %error, "a request was refused");
-            match error.kind() {
-                ErrorKind::Closed => StatusKind::Closed,
-                ErrorKind::Protocol => StatusKind::Protocol,
-                ErrorKind::Full => StatusKind::PeerFull,
-                _ => StatusKind::Denied,
+        match served() {
+            Ok((runs, memory)) => Ok(Served { runs, memory, permit: Box::new(permit) }),
+            Err(error) => {
+                tracing::warn!(peer = %peer.id(), %grant, %error, "a request was refused");
+                let why = match error.kind() {
+                    ErrorKind::Closed => StatusKind::Closed,
+                    ErrorKind::Protocol => StatusKind::Protocol,
+                    ErrorKind::Full => StatusKind::PeerFull,
+                    _ => StatusKind::Denied,
+                };
+                // Its drop may free the lease, which wakes the caller's tasks: not under the stream's lock.
+                Err(Declined { why, permit: Some(Box::new(permit)) })
             }
-        })
+        }
     }
 
     fn fenced(&self, grant: GrantId) {

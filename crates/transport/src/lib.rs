@@ -28,8 +28,8 @@ pub use completion::{Completer, State, Watcher};
 pub use fence::Fence;
 pub use janitor::Janitor;
 pub use link::{
-    Capabilities, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served, Transport,
-    TransportKind,
+    Capabilities, Declined, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served,
+    Transport, TransportKind,
 };
 pub use loopback::Loopback;
 pub use memory::Memory;

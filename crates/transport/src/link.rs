@@ -176,9 +176,12 @@ pub trait LinkSink: Send + Sync {
 
     /// A target-checked transport received a request: checks lease, rights, block set, bounds and limits.
     ///
+    /// The one call that comes under a lock: the stream's, so that requests are checked in the order in which they came.
+    /// It must not run the caller's code; what may do so when it is dropped, a permit, goes out with the answer.
+    ///
     /// # Errors
-    /// The status kind that the initiator is to see.
-    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, StatusKind>;
+    /// What the initiator is to see.
+    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, Declined>;
 
     /// Accesses under a grant that was `Pending` are over.
     fn fenced(&self, grant: GrantId);
@@ -205,6 +208,20 @@ pub struct ServeRequest<'a> {
     pub start: u64,
     /// How many bytes it covers.
     pub bytes: u64,
+}
+
+/// A request that failed a check.
+pub struct Declined {
+    /// The status kind that the initiator is to see.
+    pub why: StatusKind,
+    /// Dropped when no lock is held: the request may have counted already.
+    pub permit: Option<Box<dyn Send>>,
+}
+
+impl From<StatusKind> for Declined {
+    fn from(why: StatusKind) -> Self {
+        Self { why, permit: None }
+    }
 }
 
 /// A request that passed all checks. Counts against the peer's limits until it is dropped.

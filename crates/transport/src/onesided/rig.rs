@@ -13,8 +13,8 @@ use ropeway_core::{
 use super::{OneSided, OneSidedConfig, pause};
 use crate::copy::Routine;
 use crate::{
-    Batch, Calibration, Cma, Janitor, Link, LinkConfig, LinkKey, LinkSink, Loopback, Memory, Rejected, Role,
-    ServeRequest, Served, Shm, State, Transport, TransportKind, Watcher,
+    Batch, Calibration, Cma, Declined, Janitor, Link, LinkConfig, LinkKey, LinkSink, Loopback, Memory,
+    Rejected, Role, ServeRequest, Served, Shm, State, Transport, TransportKind, Watcher,
 };
 
 pub(crate) const KINDS: [TransportKind; 3] =
@@ -106,8 +106,8 @@ impl LinkSink for Sink {
         self.tell(Told::Withdrawn(region));
     }
 
-    fn serve(&self, _: &ServeRequest<'_>) -> Result<Served, StatusKind> {
-        Err(StatusKind::Denied)
+    fn serve(&self, _: &ServeRequest<'_>) -> Result<Served, Declined> {
+        Err(StatusKind::Denied.into())
     }
 
     fn fenced(&self, grant: GrantId) {

@@ -14,7 +14,7 @@ use super::gate::Using;
 use super::link::LinkCore;
 use super::receive::Receiver;
 use super::send::Sender;
-use super::served::{Serving, Work};
+use super::served::{Released, Serving};
 use super::socket::Bell;
 use super::wire::Seal;
 use crate::Completer;
@@ -88,7 +88,7 @@ pub(super) struct Effects {
     pub(super) ended: Vec<(Completer, Status)>,
     /// Batches of which a part failed: their other parts are to stop.
     pub(super) failed: Vec<Arc<Flight>>,
-    pub(super) released: Vec<Work>,
+    pub(super) released: Vec<Released>,
     pub(super) lost: Option<Error>,
     /// A gate was left.
     pub(super) left: bool,
@@ -347,6 +347,6 @@ impl Conn {
                 effects.part_ended(&part, Status { remote, ..Status::quiet(kind) });
             }
         }
-        effects.released.extend(self.serving.drain().filter_map(|(_, serving)| serving.work));
+        effects.released.extend(self.serving.drain().filter_map(|(_, serving)| serving.over()));
     }
 }

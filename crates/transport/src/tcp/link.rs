@@ -124,8 +124,8 @@ impl LinkCore {
 
     /// Tells everyone concerned. No lock is held.
     pub(super) fn tell(&self, lane: &Lane, effects: Effects, who: Who) {
-        for work in effects.released {
-            for region in self.pins.release(work) {
+        for released in effects.released {
+            for region in self.pins.release(released) {
                 self.sink.withdrawn(region);
             }
         }

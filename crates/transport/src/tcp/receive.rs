@@ -15,7 +15,7 @@ use super::window::{Place, Window};
 use super::wire::{
     HEADER_BYTES, Header, Kind, OPEN_REQUESTS_MAX, REQUEST_BYTES_MAX, Refused, Seal, status_from_wire,
 };
-use crate::ServeRequest;
+use crate::{Declined, ServeRequest};
 
 /// Requests of the peer that we keep in mind: what it may have open, and as many refused writes still running out.
 const SERVING_MAX: usize = 2 * OPEN_REQUESTS_MAX;
@@ -315,7 +315,7 @@ impl Conn {
                 }
                 self.receiver.expect = Expect::Header;
                 if !more {
-                    self.asked_of_us(id, op, link)?;
+                    self.asked_of_us(id, op, link, effects)?;
                 }
             }
             Expect::Data { to, left } => {
@@ -403,7 +403,7 @@ impl Conn {
     }
 
     /// A whole request is there: the engine checks it before any memory is touched.
-    fn asked_of_us(&mut self, id: u64, op: Op, link: &LinkCore) -> Result<(), Broken> {
+    fn asked_of_us(&mut self, id: u64, op: Op, link: &LinkCore, effects: &mut Effects) -> Result<(), Broken> {
         let body = std::mem::take(&mut self.receiver.body);
         let request = self.receiver.seal.open_body(id, &body).map_err(|refused| {
             Broken::Protocol(match refused {
@@ -415,22 +415,26 @@ impl Conn {
             return Err(Broken::Protocol("more requests than it may have open"));
         }
         let (grant, start, bytes) = (request.grant, request.start, request.bytes);
+        // Before the check: a revocation that comes from here on leaves its order for us.
+        let ticket = link.pins.enter();
         let checked = link
             .sink
             .serve(&ServeRequest { op, grant, plan: request.plan, start, bytes })
-            .map_err(refusal)
             .and_then(|served| match served.runs.total_bytes() == bytes {
                 true => Ok(served),
-                false => Err(StatusKind::Denied),
+                false => Err(Declined { why: StatusKind::Denied, permit: Some(served.permit) }),
             });
-        let refused = checked.as_ref().err().copied();
+        let (work, refused) = match checked {
+            Ok(served) => (Some(ticket.passed(served)), None),
+            Err(Declined { why, permit }) => {
+                effects.released.push(ticket.declined(permit));
+                (None, Some(refusal(why)))
+            }
+        };
         if let (Op::Read, Some(why)) = (op, refused) {
             return self.sender.control(Header::control(Kind::End, id, why));
         }
-        let (cursor, work) = match checked {
-            Ok(served) => (served.runs.seek(0), Some(link.pins.hold(served))),
-            Err(_) => Default::default(),
-        };
+        let cursor = work.as_ref().map(|work| work.served.runs.seek(0)).unwrap_or_default();
         let small = bytes <= SMALL_BYTES;
         let serving = Serving { op, grant, work, cursor, left: bytes, sequence: 0, cancelled: false, small };
         self.serving.insert(id, serving);
@@ -488,7 +492,7 @@ impl Conn {
         if self.serving.get(&id).is_none_or(|serving| serving.left > 0) {
             return Ok(());
         }
-        effects.released.extend(self.serving.remove(&id).and_then(|serving| serving.work));
+        effects.released.extend(self.serving.remove(&id).and_then(Serving::over));
         self.sender.control(Header::control(Kind::Ack, id, StatusKind::Completed))
     }
 
@@ -553,7 +557,7 @@ impl Conn {
             }
             return Ok(());
         }
-        effects.released.extend(self.serving.remove(&id).and_then(|serving| serving.work));
+        effects.released.extend(self.serving.remove(&id).and_then(Serving::over));
         self.sender.control(Header::control(Kind::CancelAck, id, StatusKind::Cancelled))
     }
 
@@ -561,7 +565,7 @@ impl Conn {
     pub(super) fn stop_serving(&mut self, id: u64, effects: &mut Effects) -> Result<(), Broken> {
         let Some(serving) = self.serving.get_mut(&id) else { return Ok(()) };
         let Some(work) = serving.work.take() else { return Ok(()) };
-        effects.released.push(work);
+        effects.released.push(work.into());
         match serving.op {
             Op::Read => {
                 self.serving.remove(&id);

@@ -387,9 +387,9 @@ impl Conn {
         let Some(serving) = self.serving.get_mut(&id) else { return Ok(()) };
         if serving.left == 0 {
             // Its end went out with it.
-            effects.released.extend(self.serving.remove(&id).and_then(|serving| serving.work));
+            effects.released.extend(self.serving.remove(&id).and_then(Serving::over));
         } else if serving.cancelled {
-            effects.released.extend(self.serving.remove(&id).and_then(|serving| serving.work));
+            effects.released.extend(self.serving.remove(&id).and_then(Serving::over));
             self.sender.control(Header::control(Kind::CancelAck, id, StatusKind::Cancelled))?;
         } else {
             let small = serving.small;

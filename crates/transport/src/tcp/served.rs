@@ -10,7 +10,38 @@ use crate::{Fenced, Served};
 /// A request that passed the checks. Given back to its link's [`Pins`], outside the stream's lock.
 pub(super) struct Work {
     pub(super) served: Served,
-    ticket: u64,
+    ticket: Ticket,
+}
+
+/// A request's place among those that are checked or served. Taken before the check, so that a revocation or a withdrawal
+/// that comes meanwhile finds the request.
+pub(super) struct Ticket(u64);
+
+/// What a request leaves behind when it is over: dropped, and its ticket given back, outside the stream's lock.
+pub(super) struct Released {
+    held: Held,
+    ticket: Ticket,
+}
+
+enum Held {
+    Served(#[expect(dead_code, reason = "held for its drop")] Served),
+    Permit(#[expect(dead_code, reason = "held for its drop")] Option<Box<dyn Send>>),
+}
+
+impl From<Work> for Released {
+    fn from(Work { served, ticket }: Work) -> Self {
+        Self { held: Held::Served(served), ticket }
+    }
+}
+
+impl Ticket {
+    pub(super) fn passed(self, served: Served) -> Work {
+        Work { served, ticket: self }
+    }
+
+    pub(super) fn declined(self, permit: Option<Box<dyn Send>>) -> Released {
+        Released { held: Held::Permit(permit), ticket: self }
+    }
 }
 
 /// One request of the peer.
@@ -25,6 +56,13 @@ pub(super) struct Serving {
     /// The peer has cancelled; the segment on the wire is the last.
     pub(super) cancelled: bool,
     pub(super) small: bool,
+}
+
+impl Serving {
+    /// It is over: what it held.
+    pub(super) fn over(self) -> Option<Released> {
+        self.work.map(Released::from)
+    }
 }
 
 /// Which requests hold memory of ours, in the order in which they came.
@@ -46,18 +84,19 @@ impl Open {
 }
 
 impl Pins {
-    pub(super) fn hold(&self, served: Served) -> Work {
+    /// A request came; it is about to be checked.
+    pub(super) fn enter(&self) -> Ticket {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ticket = open.next;
         open.next += 1;
         open.tickets.insert(ticket);
-        Work { served, ticket }
+        Ticket(ticket)
     }
 
     /// Lets go of the memory; gives the regions that nothing holds any more.
-    pub(super) fn release(&self, work: Work) -> Vec<RegionId> {
-        let Work { served, ticket } = work;
-        drop(served);
+    pub(super) fn release(&self, released: Released) -> Vec<RegionId> {
+        let Released { held, ticket: Ticket(ticket) } = released;
+        drop(held);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.tickets.remove(&ticket);
         let over = open.over();
@@ -85,7 +124,7 @@ impl Pins {
         Fenced::Pending
     }
 
-    /// Whether anything is being served.
+    /// Whether nothing is being checked or served.
     pub(super) fn is_idle(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).tickets.is_empty()
     }

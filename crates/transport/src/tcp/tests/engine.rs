@@ -12,7 +12,7 @@ use ropeway_core::{
 
 use crate::tcp::{Gate, Tcp, TcpConfig};
 use crate::{
-    Batch, Janitor, Link, LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, State,
+    Batch, Declined, Janitor, Link, LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, State,
     Transport, Watcher,
 };
 
@@ -120,6 +120,10 @@ pub(crate) struct Sink {
     pub(crate) fenced: Mutex<Vec<GrantId>>,
     pub(crate) withdrawn: Mutex<Vec<RegionId>>,
     pub(crate) refuse: Mutex<Option<StatusKind>>,
+    /// What the next refusal hands back.
+    pub(crate) refused: Mutex<Option<Box<dyn Send>>>,
+    /// Called while a request is checked.
+    pub(crate) checked: Mutex<Option<Box<dyn FnMut() + Send>>>,
     /// Requests that hold our memory now.
     pub(crate) serving: Arc<AtomicUsize>,
     pub(crate) served: AtomicUsize,
@@ -146,14 +150,17 @@ impl LinkSink for Sink {
         self.withdrawn.lock().unwrap().push(region);
     }
 
-    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, StatusKind> {
+    fn serve(&self, request: &ServeRequest<'_>) -> Result<Served, Declined> {
+        if let Some(checked) = &mut *self.checked.lock().unwrap() {
+            checked();
+        }
         if let Some(refusal) = *self.refuse.lock().unwrap() {
-            return Err(refusal);
+            return Err(Declined { why: refusal, permit: self.refused.lock().unwrap().take() });
         }
         let runs = decode(request.plan).ok_or(StatusKind::Protocol)?;
         let fits = |run: &Run| self.memory.range(run.local, run.len.into()).is_some();
         if request.grant != GRANT || !runs.0.iter().all(fits) {
-            return Err(StatusKind::Denied);
+            return Err(StatusKind::Denied.into());
         }
         self.served.fetch_add(1, Ordering::SeqCst);
         self.serving.fetch_add(1, Ordering::SeqCst);
@@ -218,6 +225,8 @@ impl Engine {
             fenced: Mutex::default(),
             withdrawn: Mutex::default(),
             refuse: Mutex::default(),
+            refused: Mutex::default(),
+            checked: Mutex::default(),
             serving: Arc::default(),
             served: AtomicUsize::new(0),
         });

@@ -117,3 +117,47 @@ fn a_revoked_read_lets_go_of_its_memory_although_the_peer_reads_nothing() {
     assert_eq!(end.status, crate::tcp::wire::status_to_wire(StatusKind::StaleLease));
     assert!(bytes < 64 << 20);
 }
+
+#[test]
+fn a_revocation_that_falls_into_the_check_of_a_request_still_makes_it_let_go() {
+    for kind in [Kind::ReadRequest, Kind::WriteRequest] {
+        let b = Engine::new(1 << 20, Default::default());
+        let mut port = Port::attach(&b);
+        let (link, leases) = (Arc::clone(b.link()), Arc::clone(&b.leases));
+        *b.sink.checked.lock().unwrap() = Some(Box::new(move || {
+            leases.closed.store(true, Ordering::SeqCst);
+            assert_eq!(link.fence(GRANT), Fenced::Now, "no memory is touched before the check is over");
+            assert_eq!(link.withdraw(RegionId { slot: 5, generation: 1 }), Fenced::Pending);
+        }));
+        // A write whose peer then says no more: nothing of it comes that could find the lease closed.
+        port.lanes[1].request(kind, 1, GRANT, &*copies(1, 4096));
+        eventually(|| b.sink.served.load(Ordering::SeqCst) == 1);
+        eventually(|| b.sink.serving.load(Ordering::SeqCst) == 0);
+        eventually(|| b.sink.withdrawn.lock().unwrap().len() == 1);
+    }
+}
+
+/// A permit whose drop waits for a batch of the same stream, as a waker of the engine's user may.
+struct Waits(Arc<dyn crate::Link>, Option<crate::Batch>, mpsc::Sender<bool>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let batch = self.1.take().unwrap();
+        let state = Arc::clone(batch.done.state());
+        assert!(self.0.post(batch).is_ok());
+        self.0.drive(&state, Some(std::time::Instant::now() + super::engine::WATCHDOG));
+        let _ = self.2.send(state.status().is_some_and(|status| status.is_completed()));
+    }
+}
+
+#[test]
+fn what_a_refused_request_held_is_dropped_outside_the_streams_lock() {
+    let (a, b) = pair(1 << 20);
+    let (dropped, drops) = mpsc::channel();
+    let (batch, _) = b.batch(Op::Read, copies(1, 4096), super::engine::WATCHDOG);
+    *b.sink.refused.lock().unwrap() = Some(Box::new(Waits(Arc::clone(b.link()), Some(batch), dropped)));
+    *b.sink.refuse.lock().unwrap() = Some(StatusKind::Denied);
+    let status = wait(&a, &a.post(Op::Read, copies(1, 4096)));
+    assert_eq!(status.kind, StatusKind::Denied);
+    assert_eq!(drops.recv_timeout(super::engine::WATCHDOG), Ok(true));
+}
