@@ -9,8 +9,8 @@ use ropeway_core::machine::lease::Proof;
 use ropeway_core::machine::session::Command;
 use ropeway_core::plan::{PlanRequest, ServedRuns};
 use ropeway_core::{Error, ErrorKind, GrantId, PeerId, RegionId, Result, StatusKind};
-use ropeway_transport::{Declined, 
-    LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, Transport, TransportKind,
+use ropeway_transport::{
+    Declined, LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, Transport, TransportKind,
 };
 
 use crate::peer::{Peer, PeerInner};
@@ -306,7 +306,8 @@ impl LinkSink for Sink {
                     .map(|region| Arc::clone(&region.memory))
                     .ok_or_else(|| Error::new(ErrorKind::Closed, "serve", format!("region {id} is closed")))
             });
-            Ok((Arc::new(runs), memory.collect::<Result<_>>()?))
+            let memory = memory.collect::<Result<_>>()?;
+            Ok((Arc::new(runs), memory))
         };
         match served() {
             Ok((runs, memory)) => Ok(Served { runs, memory, permit: Box::new(permit) }),
