@@ -232,3 +232,50 @@ fn a_wrong_secret_and_a_past_incarnation_do_not_connect() {
     let error = consumer.engine.connect(&descriptor, WAIT).unwrap().wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StaleLease, "{error}");
 }
+
+#[test]
+fn caches_are_published_and_dropped_from_many_threads_at_once() {
+    let side = side(TransportKind::Loopback);
+    let part = Strided::dense(0, BLOCK, BLOCKS);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let side = &side;
+            scope.spawn(move || {
+                for round in 0..500 {
+                    let name = format!("{thread}.{round}");
+                    let cache = side.engine.cache(name).group("g0", 1).part("k", &side.region, part);
+                    drop(cache.publish().unwrap());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_longest_durations_are_durations_like_any_other() {
+    let pair = pair(TransportKind::Loopback);
+    let blocks = ids(0..8);
+    let options = LeaseOptions::default().ttl(Duration::MAX).first_contact_grace(Duration::MAX);
+    let lease = pair.producer.cache.lease(&[&blocks], Rights::Read, options).unwrap();
+    let grant = pair.peer.claim(&lease.token(), Duration::MAX).unwrap().wait().unwrap();
+    let plan = pair.route.read(&grant, &[&blocks], &[&blocks]).unwrap();
+    let transfer = plan.submit(Submit::default().abandon_after(Duration::MAX)).unwrap();
+    transfer.wait(Duration::MAX).unwrap().unwrap();
+    drop((transfer, plan, grant));
+    assert_eq!(lease.wait_free(Duration::MAX).unwrap().outcome, Outcome::Done);
+}
+
+#[test]
+fn an_event_that_never_fires_keeps_no_lease() {
+    let pair = pair(TransportKind::Loopback);
+    let blocks = ids(0..8);
+    let (lease, grant) = pair.lease(&blocks, Rights::Read);
+    let never = Event::new();
+    let plan = pair.route.read(&grant, &[&blocks], &[&blocks]).unwrap();
+    let transfer = plan.submit(Submit::default().start(Start::AfterEvent(never.clone()))).unwrap();
+    transfer.cancel();
+    assert_eq!(transfer.wait(WAIT).unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+    drop((transfer, plan, grant));
+    assert_eq!(lease.wait_free(WAIT).unwrap().outcome, Outcome::Done);
+    assert!(!never.has_fired());
+}

@@ -159,4 +159,6 @@ fn a_cancelled_copy_on_the_wire_is_not_called_quiet() {
     let error = transfer.wait(WAIT).unwrap().unwrap_err();
     assert_eq!((error.kind(), error.local()), (ErrorKind::Cancelled, Quiet::AfterClose));
     assert!(error.to_string().contains("withheld until the link is closed"), "{error}");
+    let error = pair.consumer.region.close(Duration::ZERO).unwrap_err();
+    assert!(error.message().contains("quarantine"), "a region with withheld blocks is not closed: {error}");
 }
