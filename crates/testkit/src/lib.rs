@@ -5,6 +5,8 @@ mod absent;
 pub mod conformance;
 pub mod fuzz;
 #[cfg(feature = "engine")]
+pub mod idle;
+#[cfg(feature = "engine")]
 pub mod oracle;
 #[cfg(feature = "engine")]
 pub mod process;
