@@ -430,7 +430,7 @@ fn fork_and_wait() -> String {
     match unsafe { libc::fork() } {
         0 => {
             // SAFETY: a plain system call.
-            unsafe { libc::sleep(20) };
+            unsafe { libc::sleep(100) };
             // SAFETY: ends the child without running anything of its parent's.
             unsafe { libc::_exit(0) }
         }
