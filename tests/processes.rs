@@ -115,6 +115,7 @@ over! {
     a_reader_stopped_past_its_lease_shows_no_later_byte: Shm Cma Tcp;
     a_stopped_owner_ends_transfers_by_the_importers_clock: Shm Cma Tcp;
     a_writer_killed_inside_the_fence_gives_its_blocks_back: Shm Cma;
+    closing_under_a_stopped_writer_says_who_holds_what: Shm Cma;
     an_exit_in_mid_copy_is_an_end_like_any_other: Shm Cma Tcp;
     a_process_is_proven_dead_although_its_child_holds_the_sockets: Shm Cma Tcp;
 }
@@ -298,6 +299,32 @@ mod facts {
         assert_eq!(here.holds(), [3], "late bytes in blocks that were free");
         let ended = child.hear_end();
         assert!(ended.starts_with("error stale_lease") || ended.starts_with("error link_lost"), "{ended}");
+    }
+
+    /// Neither a region nor an engine lets go of memory that may still be written; both say why, in the caller's time.
+    pub(super) fn closing_under_a_stopped_writer_says_who_holds_what(kind: TransportKind) {
+        let setup = Setup { bytes: 8 << 20, ..Setup::of(kind) };
+        let here = Here::open(&setup);
+        here.fill(1);
+        let lease = here.lease(Op::Write);
+        let mut child = importer_of(&here, &lease);
+        child.must("hold entered");
+        child.must("start write");
+        child.must("end 0");
+        eventually("a thread stands inside the fence", || child.must("held") != "0");
+        child.stop();
+        let error = here.region.close(Duration::from_millis(50)).expect_err("still held");
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        assert!(error.message().contains("lease") && error.message().contains("peer"), "says who: {error}");
+        let report = here.engine.close(Duration::from_millis(50)).expect("close");
+        assert!(report.held.iter().any(|held| held.contains("lease")), "{report:?}");
+        assert!(report.held.iter().any(|held| held.contains(kind.name())), "{report:?}");
+        // The late bytes find their memory; then nothing is held any more.
+        child.go_on();
+        child.must("release");
+        assert!(lease.wait_free(WAIT).is_some());
+        assert!(here.engine.close(WAIT).expect("close").held.is_empty());
+        assert!(!child.hear_end().starts_with("hangs"));
     }
 
     /// The target checks: what a stopped writer still had on its way is refused, so the blocks are free at once.
