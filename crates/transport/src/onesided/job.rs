@@ -143,6 +143,8 @@ impl Job {
     }
 
     fn finish(&self, Ended { done, status }: Ended) {
+        // Room first: whoever sees the end may post again.
+        let _telling = self.link.telling();
         self.link.forget(self);
         if status.kind == StatusKind::Indeterminate {
             drop(done);

@@ -18,7 +18,7 @@ use crate::cma::Kernel;
 use crate::copy::Routine;
 use crate::fence::{Cells, CellsView, Fence, FenceView, GateId};
 use crate::rendezvous::{Host, Process, Wire};
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, lock};
 use crate::{Batch, Fenced, Link, LinkConfig, LinkSink, Refusal, Rejected, State, TransportKind};
 
@@ -43,6 +43,8 @@ pub(crate) struct LinkCore {
     calibration: Calibration,
     jobs_max: usize,
     stage: AtomicU8,
+    /// Ends that are being told: `closed` comes after them, or what they put into quarantine would stay there.
+    ends: AtomicUsize,
     far: OnceLock<Far>,
     pub(super) tables: Mutex<Tables>,
     pub(super) imported: Condvar,
@@ -124,6 +126,7 @@ impl LinkCore {
             calibration: engine.config.calibration,
             jobs_max: engine.config.limits.transfers_per_peer() as usize,
             stage: AtomicU8::new(Stage::Waiting as u8),
+            ends: AtomicUsize::new(0),
             far: OnceLock::new(),
             tables: Mutex::new(Tables::default()),
             imported: Condvar::new(),
@@ -242,6 +245,8 @@ impl LinkCore {
             remote: &remote,
             routine: self.routine(&*batch.runs),
         };
+        // Before the first cell is taken: after a panic no cell speaks for the batch.
+        let _telling = self.telling();
         let mut moved_runs = 0;
         let moved = catch_unwind(AssertUnwindSafe(|| {
             let mut runs = [Run::default(); N];
@@ -268,14 +273,29 @@ impl LinkCore {
             Ok(None) => return Some((batch, remote)),
             Ok(Some(Ok(()))) => Status::COMPLETED.with_run(moved_runs),
             Ok(Some(Err(failed))) => failed.status(moved_runs),
-            // Dropped unfinished: indeterminate.
-            Err(_) => return None,
+            Err(_) => {
+                // Dropped unfinished: indeterminate. Here, before the guard; a parameter would outlive it.
+                drop(batch);
+                return None;
+            }
         };
         let Batch { done, local, .. } = batch;
         drop((remote, local));
         // SAFETY: every chunk was moved on this thread and ended with a store fence; the target takes no part.
         unsafe { done.finish(status) };
         None
+    }
+
+    /// The link does not tell that it is closed until the guard is dropped.
+    pub(super) fn telling(&self) -> Telling<'_> {
+        self.ends.fetch_add(1, Ordering::SeqCst);
+        Telling(&self.ends)
+    }
+
+    /// Whether a batch is in flight, or its end is not yet told.
+    pub(super) fn has_batches(&self) -> bool {
+        // In this order: a job leaves the table when its end is counted already.
+        !lock(&self.tables).jobs.is_empty() || self.ends.load(Ordering::SeqCst) != 0
     }
 
     /// An ended job holds no place any more.
@@ -323,6 +343,15 @@ impl LinkCore {
         if !state.is_done() {
             self.crew.left_alone();
         }
+    }
+}
+
+/// See [`LinkCore::telling`].
+pub(super) struct Telling<'a>(&'a AtomicUsize);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

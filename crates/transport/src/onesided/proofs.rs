@@ -122,7 +122,7 @@ impl LinkCore {
         let theirs = !gone && self.far().is_some_and(|far| far.cells.is_busy());
         // Every touch of memory on this side is inside one of our own cells, and asks `is_open` after it took it.
         let ours = self.cells().view().is_busy();
-        if theirs || ours || !lock(&self.tables).jobs.is_empty() || !self.begin_closed() {
+        if theirs || ours || self.has_batches() || !self.begin_closed() {
             return self.is_closed();
         }
         let (fencing, exports) = {

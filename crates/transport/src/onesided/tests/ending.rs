@@ -1,15 +1,15 @@
 //! Ends of batches other than the good one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use ropeway_core::{Cursor, GrantId, Op, Quiet, Rights, Run, Runs, StatusKind};
+use ropeway_core::{Cursor, GrantId, Op, Quiet, Rights, Run, Runs, Status, StatusKind, TransferId};
 
 use crate::onesided::pause::Point;
 use crate::onesided::rig::*;
-use crate::{Link, Refusal, TransportKind};
+use crate::{Batch, Link, Memory, Refusal, State, TransportKind, Watcher};
 
 const LARGE: u64 = 8 << 20;
 
@@ -224,5 +224,51 @@ fn more_batches_than_the_limit_are_refused_whole() {
     for state in states {
         near.link.drive(&state, Some(soon()));
         assert_eq!(state.status().expect("watchdog").kind, StatusKind::Completed);
+    }
+}
+
+/// An engine that takes its time to hear of an end.
+struct Slow {
+    heard: mpsc::Sender<StatusKind>,
+    go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Watcher for Slow {
+    fn finished(&self, _: &State, status: Status, _: Option<Arc<[Arc<Memory>]>>) {
+        self.heard.send(status.kind).unwrap();
+        let _ = self.go.lock().unwrap().recv_timeout(WATCHDOG);
+    }
+}
+
+#[test]
+fn a_link_is_not_told_closed_before_its_batches_ends_are_told() {
+    // Inside `post`, and as a job.
+    for total in [4096, LARGE] {
+        let (near, far) = pair(TransportKind::Loopback);
+        far.lend(1, total, &near);
+        let ours = private(total);
+        let grant = far.open(1, Rights::Read);
+        let runs = Panicking { list: List::reversed(total, 4096), at: 0, calls: AtomicU32::new(0) };
+        let (heard, ends) = mpsc::channel();
+        let (go, wait) = mpsc::channel();
+        let watcher: Arc<dyn Watcher> = Arc::new(Slow { heard, go: Mutex::new(wait) });
+        let (_, batch) =
+            Order::new(Op::Read, grant, Arc::new(runs), &ours, region(1)).batch(1, &Arc::default());
+        let Batch { op, runs, local, remote, abandon_at, done, .. } = batch;
+        done.disarm();
+        let (state, done) = State::new(TransferId(1), 0, Arc::clone(&local), watcher);
+        let batch = Batch { id: TransferId(1), op, grant, runs, local, remote, abandon_at, done };
+        let link = Arc::clone(&near.link);
+        let poster = std::thread::spawn(move || {
+            assert!(link.post(batch).is_ok());
+            link.drive(&state, Some(soon()));
+        });
+        assert_eq!(ends.recv_timeout(WATCHDOG), Ok(StatusKind::Indeterminate));
+        near.link.close();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!near.sink.has(&Told::Closed { peer_gone: false }), "{total}: its quarantine has just begun");
+        go.send(()).unwrap();
+        near.sink.await_told(&Told::Closed { peer_gone: false });
+        poster.join().unwrap();
     }
 }
