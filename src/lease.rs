@@ -160,14 +160,17 @@ impl LeaseInner {
         Arc::new(Self { token, cache, end: Mutex::default(), ended: Condvar::new() })
     }
 
-    pub(crate) fn free(&self, freed: Freed) {
-        let wakers = {
-            let mut end = self.end();
-            end.freed = Some(freed);
-            end.withheld_by.clear();
-            self.ended.notify_all();
-            std::mem::take(&mut end.wakers)
-        };
+    /// The lease is free; gives the wakers to be woken once no lock is held.
+    pub(crate) fn free(&self, freed: Freed) -> Vec<Waker> {
+        let mut end = self.end();
+        end.freed = Some(freed);
+        end.withheld_by.clear();
+        self.ended.notify_all();
+        std::mem::take(&mut end.wakers)
+    }
+
+    /// Wakers are callers' code, and may panic.
+    pub(crate) fn wake(wakers: Vec<Waker>) {
         for waker in wakers {
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waker.wake()));
         }

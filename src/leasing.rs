@@ -86,13 +86,19 @@ impl Shared {
             Action::Decided { peer, grant, result } => self.tell(peer, Command::Decide { grant, result }),
             Action::Freed { grant, outcome, quarantined, .. } => {
                 tracing::debug!(%grant, ?outcome, quarantined, "lease free");
-                let handle = self.with_leases(|leases, _| leases.handles.remove(&grant));
-                if quarantined {
-                    self.release_lease(grant);
-                }
-                // Told last: whoever waits may lend the blocks again at once.
-                if let Some(lease) = handle.as_ref().and_then(|handle| handle.lease.upgrade()) {
-                    lease.free(Freed { outcome, quarantined });
+                // One step for whoever looks: the quarantine ends, the lease is free, the region no longer leased. Only
+                // the wakers, which are the callers' code, and the handle's drop wait for the lock's end.
+                let ended = self.with_leases(|leases, _| {
+                    let handle = leases.handles.remove(&grant)?;
+                    if quarantined {
+                        self.release_lease(grant);
+                    }
+                    let lease = handle.lease.upgrade();
+                    let wakers = lease.as_ref().map(|lease| lease.free(Freed { outcome, quarantined }));
+                    Some((handle, lease, wakers))
+                });
+                if let Some((_, _, Some(wakers))) = ended {
+                    LeaseInner::wake(wakers);
                 }
                 self.progress.moved();
             }
