@@ -297,6 +297,7 @@ impl Meeting {
         if left.is_zero() {
             return Err(self.late());
         }
+        let left = left.min(Duration::from_secs(24 * 60 * 60));
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         match rustix::event::poll(&mut [PollFd::new(socket, flags)], Some(&left)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),

@@ -28,6 +28,10 @@ const LOOK_LAST: Duration = Duration::from_millis(50);
 const GREETING: Duration = if cfg!(test) { Duration::from_millis(500) } else { Duration::from_secs(5) };
 /// How long after the end of a connection its process may take to be seen dead.
 const DEATH: Duration = Duration::from_millis(20);
+/// How long the listener rests when a peer cannot be accepted.
+const REST: Duration = Duration::from_millis(100);
+/// The longest sleep: a longer one does not fit the milliseconds that older kernels take.
+const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Messages taken of one connection before others have their turn.
 const TURN: usize = 64;
 
@@ -40,6 +44,8 @@ pub(super) struct Peers {
     expiring: Vec<(Arc<LinkCore>, Instant)>,
     watched: Vec<Arc<LinkCore>>,
     look: Duration,
+    /// The listener is not watched until then.
+    rest_until: Option<Instant>,
     stopping: bool,
 }
 
@@ -89,6 +95,7 @@ impl Peers {
             expiring: Vec::new(),
             watched: Vec::new(),
             look: LOOK_FIRST,
+            rest_until: None,
             stopping: false,
         })
     }
@@ -127,13 +134,18 @@ impl Peers {
         let deadlines = self.conns.values().filter_map(|conn| conn.deadline);
         let expected = self.expected.iter().map(|meeting| meeting.deadline);
         let expiring = self.expiring.iter().map(|(_, deadline)| *deadline);
-        let next =
-            deadlines.chain(expected).chain(expiring).min().map(|at| at.saturating_duration_since(now));
+        let next = deadlines
+            .chain(expected)
+            .chain(expiring)
+            .chain(self.rest_until)
+            .min()
+            .map(|at| at.saturating_duration_since(now));
         let look = (!self.watched.is_empty()).then_some(self.look);
         let wait = match (next, look) {
             (Some(next), Some(look)) => next.min(look),
             (next, look) => next.or(look)?,
         };
+        let wait = wait.min(SLEEP_MAX);
         Some(Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() })
     }
 
@@ -211,10 +223,13 @@ impl Peers {
             let socket = match socket::accept(listener.as_fd()) {
                 Ok(socket) => socket,
                 Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 Err(errno) => {
                     tracing::warn!(%errno, "accepting a peer on the host socket");
-                    // Out of descriptors, the peer stays in the backlog and epoll tells of it again at once.
-                    std::thread::sleep(LOOK_LAST);
+                    // Out of descriptors, the peer stays in the backlog and epoll would tell of it again at once. The
+                    // links must not wait for that.
+                    let _ = epoll::delete(&self.epoll, listener);
+                    self.rest_until = Some(Instant::now() + REST);
                     return;
                 }
             };
@@ -526,8 +541,20 @@ impl Peers {
         for link in links.chain(expired.into_iter().map(|(link, _)| link)) {
             link.give_up_waiting();
         }
+        if self.rest_until.is_some_and(|until| until <= now) {
+            self.end_rest(now);
+        }
         self.look_for_proofs();
         self.conns.retain(|_, conn| !conn.link().is_some_and(|link| link.is_closed()));
+    }
+
+    fn end_rest(&mut self, now: Instant) {
+        self.rest_until = None;
+        let Some(listener) = &self.listener else { return };
+        if let Err(errno) = epoll::add(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN) {
+            tracing::warn!(%errno, "the host socket's listener rests on");
+            self.rest_until = Some(now + REST);
+        }
     }
 
     fn look_for_proofs(&mut self) {

@@ -261,3 +261,25 @@ fn garbage_from_a_linked_peer_ends_its_link_alone() {
     far_end.lend(1, 4096, &near_end);
     assert!(!sink.has(&Told::Lost(ErrorKind::Protocol)));
 }
+
+#[test]
+fn a_deadline_in_the_far_future_is_a_deadline_like_any_other() {
+    for kind in KINDS {
+        let (near, far) = (engine(0), engine(0));
+        let (ours, theirs) = (transport(kind, &near), transport(kind, &far));
+        let (near_sink, far_sink) = (Arc::new(Sink::default()), Arc::new(Sink::default()));
+        let far_away = Instant::now() + Duration::from_secs(100 * 365 * 24 * 60 * 60);
+        let mut passive = config(Role::Passive, ours.offer(), 7, &far_sink);
+        passive.deadline = far_away;
+        let mut active = config(Role::Active, theirs.offer(), 7, &near_sink);
+        active.deadline = far_away;
+        let _theirs = theirs.link(passive).unwrap();
+        // It waits a while, until its timeout is a system call's.
+        std::thread::sleep(Duration::from_millis(20));
+        let link = ours.link(active).unwrap();
+        far_sink.await_told(&Told::Attached);
+        let memory = crate::Memory::shared(4096, &janitor()).unwrap();
+        far_sink.offer(region(1), &memory);
+        assert_eq!(link.import(region(1), far_away).unwrap(), 4096, "{kind}");
+    }
+}

@@ -274,7 +274,7 @@ fn timeout(shared: &Shared) -> Option<Timespec> {
     let left = (shared.base + Duration::from_nanos(at)).saturating_duration_since(Instant::now());
     // Rounded up: epoll counts in milliseconds on old kernels, and too early means twice.
     let left = left + Duration::from_millis(1);
-    Some(Timespec { tv_sec: left.as_secs().min(1 << 30) as _, tv_nsec: left.subsec_nanos().into() })
+    Some(Timespec { tv_sec: left.as_secs().min(24 * 60 * 60) as _, tv_nsec: left.subsec_nanos().into() })
 }
 
 fn look_at_limits(shared: &Arc<Shared>, acceptor: &mut Acceptor) {
