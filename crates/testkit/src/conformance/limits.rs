@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ropeway::{
-    BlockId, Completion, ErrorKind, Event, Limits, Plan, RawCopy, Rights, Start, Strided, Submit, SubmitError,
+    BlockId, Completion, ErrorKind, Event, Lease, Limits, Plan, RawCopy, Rights, Start, Strided, Submit,
+    SubmitError,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -14,12 +15,11 @@ const BLOCK: u64 = 64 << 10;
 const BLOCKS: u32 = 32;
 const BYTES: u64 = BLOCKS as u64 * BLOCK;
 
-fn planned(pair: &Pair) -> Plan {
+fn planned(pair: &Pair) -> (Lease, Plan) {
     let (owners, importers) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
     let all = ids(0..BLOCKS);
     let (lease, grant) = pair.lease(&owners, &[&all], Rights::Read);
-    std::mem::forget(lease);
-    pair.route(&importers).read(&grant, &[&all], &[&all]).expect("planned")
+    (lease, pair.route(&importers).read(&grant, &[&all], &[&all]).expect("planned"))
 }
 
 fn full(plan: &Plan, submit: Submit) -> &'static str {
@@ -37,7 +37,7 @@ pub fn a_full_transfer_table_refuses_and_gives_room_back(ground: &Ground) {
     ];
     for (limit, limits) in small {
         let pair = ground.pair_with(BYTES, limits);
-        let plan = planned(&pair);
+        let (_lease, plan) = planned(&pair);
         for round in 0..3 {
             let event = Event::new();
             let first =
@@ -92,7 +92,7 @@ pub fn every_table_refuses_by_name_when_it_is_full(ground: &Ground) {
 /// A place in the queue is taken at submit, so that no end is lost; without one, nothing starts.
 pub fn a_full_completion_queue_refuses_and_gives_room_back(ground: &Ground) {
     let pair = ground.pair_with(BYTES, Limits::default().with_completions(1));
-    let plan = planned(&pair);
+    let (_lease, plan) = planned(&pair);
     let done = plan.submit(Submit::default().user_data(7)).expect("submitted");
     assert!(done.wait(WAIT).expect("ends").is_ok());
     assert_eq!(full(&plan, Submit::default().user_data(8)), "completions");
@@ -109,7 +109,7 @@ pub fn a_full_completion_queue_refuses_and_gives_room_back(ground: &Ground) {
 /// The descriptor is readable exactly while there are ends.
 pub fn the_completion_queue_wakes_epoll_and_carries_user_data(ground: &Ground) {
     let pair = ground.pair(BYTES);
-    let plan = planned(&pair);
+    let (_lease, plan) = planned(&pair);
     let completions = pair.importer.engine.completions();
     let readable = |wait: Duration| {
         let mut fds = [PollFd::new(completions, PollFlags::IN)];
