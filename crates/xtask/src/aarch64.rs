@@ -36,9 +36,9 @@ impl Toolchain {
         Ok(Self { variables, folder: "target/debian" })
     }
 
-    /// `cargo test` for the target, with `arguments` after it.
-    pub(crate) fn test(&self, arguments: &str) -> Step {
-        let mut step = Step::cargo("test --locked --no-fail-fast --lib --target").arg(TARGET);
+    /// Cargo's `command` for the target, with `arguments` after it.
+    pub(crate) fn cargo(&self, command: &str, arguments: &str) -> Step {
+        let mut step = Step::cargo(command).args("--locked --lib --target").arg(TARGET);
         if self.folder != "target" {
             step = step.arg("--target-dir").arg(self.folder);
         }

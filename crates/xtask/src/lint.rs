@@ -18,7 +18,8 @@ pub(crate) const STAGES: &[Stage] = &[
 ];
 
 fn fmt() -> Outcome {
-    Step::cargo("fmt --all --check").run().into()
+    let fuzz = "fmt --check --manifest-path fuzz/Cargo.toml";
+    run_all([Step::cargo("fmt --all --check"), Step::cargo(fuzz)]).into()
 }
 
 fn clippy() -> Outcome {

@@ -64,7 +64,11 @@ fn aarch64() -> Outcome {
         Ok(toolchain) => toolchain,
         Err(why) => return Outcome::Skipped(why),
     };
-    let packages = ["-p ropeway-core", "-p ropeway-transport -- copy fence tcp"];
-    // Emulated, so fewer cases.
-    some_tests(run_all(packages.map(|package| toolchain.test(package).env("PROPTEST_CASES", "32"))))
+    // Emulated, so fewer cases. The engine itself is built only: qemu knows too few of its system calls.
+    let steps = [
+        toolchain.cargo("test", "--no-fail-fast -p ropeway-core"),
+        toolchain.cargo("test", "--no-fail-fast -p ropeway-transport -- copy:: fence:: tcp::"),
+        toolchain.cargo("build", "-p ropeway"),
+    ];
+    some_tests(run_all(steps.map(|step| step.env("PROPTEST_CASES", "32"))))
 }
