@@ -70,7 +70,7 @@ impl Transfer {
             return Some(Err(forked));
         }
         if !self.state.is_done() {
-            let until = timeout.into().map(|timeout| crate::deadline::after(timeout));
+            let until = timeout.into().map(crate::deadline::after);
             if self.flight.has_begun() {
                 self.flight.link.drive(&self.state, until);
             }
