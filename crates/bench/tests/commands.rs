@@ -177,6 +177,28 @@ fn replay_loses_nothing_with_pools_too_small_for_the_whole_trace() {
     }
 }
 
+/// Runs where the project's data sits beside the repository; says so where it does not.
+#[test]
+fn replay_moves_a_slice_of_the_real_trace() {
+    let trace = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../../shared/data/mooncake-conversation-trace.jsonl");
+    if !trace.exists() {
+        ropeway_testkit::cannot_run(
+            "replay_moves_a_slice_of_the_real_trace",
+            &format!("{} is not there", trace.display()),
+        );
+        return;
+    }
+    let printed = json(&format!(
+        "replay --trace {} --limit 8 --speedup 10 --transport shm --json \
+         --producer-pool 1000000000 --consumer-pool 1000000000",
+        trace.display()
+    ));
+    assert_eq!((&printed["requests"], &printed["transport"]), (&8.into(), &"shm".into()));
+    assert_eq!((&printed["lost"], &printed["wrong"]), (&0.into(), &0.into()));
+    assert!(printed["bytes_reused"].as_u64().unwrap() > 0, "all share their first 512 tokens: {printed}");
+}
+
 #[test]
 fn replay_names_bad_lines_and_goes_on_only_when_told() {
     let text = format!("{}not json\n{{\"timestamp\": 1}}\n", trace(2));
