@@ -125,7 +125,7 @@ limits! {
     handshakes, with_handshakes: u32;
     /// Bytes of one control message after reassembly.
     control_frame_bytes, with_control_frame_bytes: u32;
-    /// Threads that copy, besides the one in `wait()`. 0: as calibration chose.
+    /// Threads that copy a batch, the one in `wait()` among them. 0: as calibration chose.
     copy_threads, with_copy_threads: u32;
     /// Data connections per tcp peer. 1: more do not help on few cores.
     streams, with_streams: u32;
