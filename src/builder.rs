@@ -12,9 +12,9 @@ use ropeway_transport::{
 
 use crate::control::Control;
 use crate::engine::Engine;
-use crate::fork::Origin;
 use crate::secret::{AuthMode, ClusterKey, Psk, random};
 use crate::shared::{Parts, Shared};
+use ropeway_transport::memory::fork::Origin;
 
 type Transports = Vec<Arc<dyn Transport>>;
 

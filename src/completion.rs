@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ropeway_core::{Error, Result, Status, TransferId};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::fork::Origin;
+use ropeway_transport::memory::fork::Origin;
 
 /// One end, as the queue tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

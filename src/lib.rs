@@ -47,7 +47,6 @@ mod control;
 mod deadline;
 mod engine;
 mod event;
-mod fork;
 mod grant;
 mod hearing;
 mod importing;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use ropeway_core::{Error, ErrorKind, Result};
 
-use crate::fork::Origin;
+use ropeway_transport::memory::fork::Origin;
 
 /// The answer to a control call. Every one is bounded by the timeout given to the call that made it.
 ///

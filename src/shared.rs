@@ -20,7 +20,6 @@ use ropeway_transport::{Fence, Memory, Transport};
 use crate::cache::CacheInner;
 use crate::completion::Completions;
 use crate::control::Control;
-use crate::fork::Origin;
 use crate::importing::Grants;
 use crate::leasing::Leases;
 use crate::peer::PeerInner;
@@ -30,11 +29,14 @@ use crate::region::RegionInner;
 use crate::secret::Psk;
 use crate::table::Table;
 use crate::transfer::Flight;
+use ropeway_transport::memory::fork::Origin;
 
 /// One engine.
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) incarnation: Incarnation,
+    /// A forked child has the tables but none of the threads: its calls are refused before they take a lock (the parent
+    /// may have held it), and its drops do nothing.
     pub(crate) origin: Origin,
     pub(crate) psk: Psk,
     pub(crate) opened: Instant,
