@@ -134,6 +134,8 @@ fn a_revocation_that_falls_into_the_check_of_a_request_still_makes_it_let_go() {
         eventually(|| b.sink.served.load(Ordering::SeqCst) == 1);
         eventually(|| b.sink.serving.load(Ordering::SeqCst) == 0);
         eventually(|| b.sink.withdrawn.lock().unwrap().len() == 1);
+        // It holds the link, which holds the sink.
+        *b.sink.checked.lock().unwrap() = None;
     }
 }
 
