@@ -114,7 +114,10 @@ fn print_table(rows: &[Row]) -> bool {
             println!("{:<10} {:<8} {:>7} {:>6}  {line}", "", "skipped", "", "");
         }
     }
-    println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+    // Checks are not tests: a count of none would read as if nothing had run.
+    if passed + failed > 0 {
+        println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+    }
     rows.iter().all(|row| !matches!(row.outcome, Outcome::Failed(..)))
 }
 

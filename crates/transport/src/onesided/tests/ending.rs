@@ -105,8 +105,8 @@ fn a_cancelled_batch_ends_after_its_claimed_chunks() {
 #[test]
 fn a_batch_past_its_time_is_abandoned_and_takes_no_further_chunk() {
     for kind in KINDS {
-        let soon = Duration::from_millis(100);
-        let status = held_batch(kind, 202, soon, |_, _| std::thread::sleep(Duration::from_millis(150)));
+        let soon = Duration::from_secs(1);
+        let status = held_batch(kind, 202, soon, |_, _| std::thread::sleep(Duration::from_millis(1_200)));
         assert_eq!(status.kind, StatusKind::Abandoned, "{kind}");
     }
 }
