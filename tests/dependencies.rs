@@ -9,6 +9,7 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("ropeway-core", &[]),
     ("ropeway-transport", &["ropeway-core"]),
+    ("ropeway-ascend", &["ropeway-core", "ropeway-transport"]),
     ("ropeway", &["ropeway-core", "ropeway-transport"]),
     ("ropeway-bench", &["ropeway", "ropeway-core", "ropeway-transport"]),
     ("ropeway-testkit", &["ropeway", "ropeway-core", "ropeway-transport"]),

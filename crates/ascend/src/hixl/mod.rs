@@ -1,0 +1,1 @@
+//! NPUs and hosts over HCCS, RoCE and UB, through HIXL.

@@ -1,0 +1,1 @@
+//! NPUs of one host: exported keys and copies on streams.

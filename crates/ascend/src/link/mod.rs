@@ -1,0 +1,1 @@
+//! What the device transports share: one link engine over several native ways to a peer.

@@ -1,0 +1,1 @@
+//! Who this node is: identity, super-pod ids, NIC addresses.
