@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ropeway", &["ropeway-core", "ropeway-transport"]),
     ("ropeway-bench", &["ropeway", "ropeway-core", "ropeway-transport"]),
     ("ropeway-testkit", &["ropeway", "ropeway-core", "ropeway-transport"]),
+    ("ropeway-ascend-sim", &[]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,1 @@
+//! The software CANN: simulated NPUs behind the names of the real libraries. `cargo xtask sim-cann` lays it out.
