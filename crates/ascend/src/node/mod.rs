@@ -1,1 +1,15 @@
-//! Who this node is: identity, super-pod ids, NIC addresses.
+//! Which node this is, and how its NPUs are reached over the network.
+//!
+//! HIXL takes a node's identity from the address it listens on. Two pods of one node listen on two addresses, look like
+//! two nodes, and are refused HCCS. Hence the identity here is explicit: given, or taken from something that all pods
+//! of a node see alike.
+
+mod hccn;
+mod identity;
+mod machine;
+#[cfg(test)]
+mod tests;
+
+pub use hccn::{Hccn, Nic, nic_address};
+pub use identity::{Identity, Source};
+pub use machine::Machine;
