@@ -4,6 +4,7 @@
 //! works. Contexts are bound to threads, so native calls run on the threads of a device: one posts, others
 //! connect and destroy.
 
+pub mod curves;
 pub mod hccl;
 pub mod hixl;
 pub mod ipc;
