@@ -1,1 +1,5 @@
-//! NPUs and hosts over HCCS, RoCE and UB, through HIXL.
+//! The `hixl` transport: HIXL through the C++ shim or its C API.
+
+pub mod endpoints;
+#[cfg(test)]
+mod tests;
