@@ -1,1 +1,13 @@
 //! What the device transports share: one link engine over several native ways to a peer.
+//!
+//! A [`Native`] is a way that a library offers (HIXL by its shim or its C API, exported keys and copies on streams); a
+//! [`Mover`] is that way towards one peer. Everything that keeps the promises of a link is done once, here: the exchange of
+//! regions over the session, queues and cutting, completion, the owner's word after a READ, fences, giving up, and the time
+//! for which memory is held after a link was torn down.
+
+pub mod mover;
+
+pub use mover::{
+    Busy, Connected, Desc, Failure, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
+    Teardown,
+};
