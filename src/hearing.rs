@@ -66,6 +66,11 @@ impl Shared {
                 }
             }
             Event::LinkFailed { link, text } => self.link_failed(peer, link, text),
+            Event::LinkSaid { link, bytes } => {
+                if !peer.deliver(link, bytes) {
+                    self.close_peer(peer, "messages of a link came before the link, too many of them");
+                }
+            }
             Event::Silent { since } => self.silent(peer, since),
             Event::Closed { why, text, by_peer } => {
                 tracing::info!(peer = %peer.id(), ?why, %text, by_peer, "session over");
@@ -245,7 +250,7 @@ impl Shared {
         let names: Vec<&str> = options.parts.names();
         let parts = options.parts.as_core(&names);
         let map = RouteMap::new(cache.layout(), &remote, &options.slices, parts, &self.limits)?;
-        let link = self.choose_link(&peer.0.inner, map.remote_regions(), options.transport, until)?;
+        let link = self.choose_link(&peer.0.inner, cache, map.remote_regions(), options.transport, until)?;
         Ok(Route(Arc::new(RouteInner {
             peer: Arc::clone(&peer.0.inner),
             _handle: peer.clone(),
@@ -258,10 +263,11 @@ impl Shared {
         })))
     }
 
-    /// The best link that reaches all the regions.
+    /// The best link that reaches all the regions, on both sides.
     fn choose_link(
         &self,
         peer: &PeerInner,
+        cache: &Cache,
         regions: &[RegionId],
         wanted: Option<TransportKind>,
         until: Instant,
@@ -271,7 +277,11 @@ impl Shared {
             if wanted.is_some_and(|wanted| wanted != link.kind()) {
                 continue;
             }
-            match regions.iter().try_for_each(|region| link.import(*region, until).map(drop)) {
+            let mut ours = cache.0.regions.iter();
+            let reached = ours
+                .try_for_each(|region| link.adopt(region.id, &region.memory, until))
+                .and_then(|()| regions.iter().try_for_each(|region| link.import(*region, until).map(drop)));
+            match reached {
                 Ok(()) => return Ok(link),
                 Err(error) => reasons.push(format!("{}: {}", link.kind(), error.message())),
             }

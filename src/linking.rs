@@ -8,9 +8,10 @@ use bytes::Bytes;
 use ropeway_core::machine::lease::Proof;
 use ropeway_core::machine::session::Command;
 use ropeway_core::plan::{PlanRequest, ServedRuns};
-use ropeway_core::{Error, ErrorKind, GrantId, PeerId, RegionId, Result, StatusKind};
+use ropeway_core::{Error, ErrorKind, GrantId, Op, PeerId, RegionId, Result, StatusKind};
 use ropeway_transport::{
-    Declined, LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, Transport, TransportKind,
+    Declined, Inbox, LinkConfig, LinkKey, LinkSink, Memory, Role, ServeRequest, Served, Transport,
+    TransportKind,
 };
 
 use crate::peer::{Peer, PeerInner};
@@ -32,13 +33,16 @@ pub(crate) fn wire_kind(kind: TransportKind) -> u8 {
         TransportKind::Cma => 3,
         TransportKind::Tcp => 4,
         TransportKind::Sim => 5,
+        TransportKind::Hixl => 6,
+        TransportKind::Ipc => 7,
+        TransportKind::Hccl => 8,
         _ => 255,
     }
 }
 
 fn from_wire(kind: u8) -> Option<TransportKind> {
-    use TransportKind::{Cma, Loopback, Shm, Sim, Tcp};
-    let known = [Loopback, Shm, Cma, Tcp, Sim];
+    use TransportKind::{Cma, Hccl, Hixl, Ipc, Loopback, Shm, Sim, Tcp};
+    let known = [Loopback, Shm, Cma, Tcp, Sim, Hixl, Ipc, Hccl];
     known.into_iter().find(|known| wire_kind(*known) == kind)
 }
 
@@ -77,7 +81,8 @@ impl Shared {
         // cma reaches what shm does not: memory outside a memfd. Where both work, tcp has nothing to add.
         let same_host = have.contains(&TransportKind::Shm) && have.contains(&TransportKind::Cma);
         match kind {
-            TransportKind::Loopback => true,
+            // They reach what the others do not: a device's memory.
+            TransportKind::Loopback | TransportKind::Hixl | TransportKind::Ipc | TransportKind::Hccl => true,
             TransportKind::Tcp => !same_process && !same_host,
             _ => !same_process,
         }
@@ -93,7 +98,8 @@ impl Shared {
         let kind = transport.capabilities().kind;
         let key = random()?;
         let (ready, answer) = crossbeam_channel::bounded(1);
-        let link = peer.session.open_link(self, peer, wire_kind(kind), key, ready)?;
+        let inbox = Inbox::default();
+        let link = peer.session.open_link(self, peer, (kind, &inbox), key, ready)?;
         match answer.recv_deadline(until) {
             Ok(Ok(())) => {}
             Ok(Err(text)) => return Err(Error::new(ErrorKind::Unsupported, "connect", text)),
@@ -108,7 +114,8 @@ impl Shared {
             key: LinkKey(key),
             role: Role::Active,
             offer,
-            sink: Sink::of(self, peer, kind),
+            sink: Sink::of(self, peer, kind, link),
+            inbox,
             deadline: until,
         });
         match made {
@@ -123,6 +130,7 @@ impl Shared {
                 Ok(())
             }
             Err(error) => {
+                peer.close_inbox(link);
                 let text = error.message().to_owned();
                 let _ = peer.session.say(self, peer, Command::LinkFailed { link, text });
                 Err(error)
@@ -143,12 +151,15 @@ impl Shared {
                     let text = format!("there is a {kind} link already");
                     return Err(Error::new(ErrorKind::Protocol, "accept", text));
                 }
+                let inbox = Inbox::default();
+                peer.open_inbox(link, kind, &inbox);
                 let made = transport.link(LinkConfig {
                     peer: peer.id(),
                     key: LinkKey(key),
                     role: Role::Passive,
                     offer: offered(peer, kind).unwrap_or_default(),
-                    sink: Sink::of(self, peer, kind),
+                    sink: Sink::of(self, peer, kind, link),
+                    inbox,
                     deadline: Instant::now() + ATTACH,
                 })?;
                 peer.expect(link, kind);
@@ -161,7 +172,10 @@ impl Shared {
             });
         let answer = match made {
             Ok(()) => Command::LinkReady { link },
-            Err(error) => Command::LinkFailed { link, text: error.message().to_owned() },
+            Err(error) => {
+                peer.close_inbox(link);
+                Command::LinkFailed { link, text: error.message().to_owned() }
+            }
         };
         let _ = peer.session.say(self, peer, answer);
     }
@@ -245,11 +259,13 @@ struct Sink {
     shared: Weak<Shared>,
     peer: Arc<PeerInner>,
     kind: TransportKind,
+    /// The link's number in the session.
+    link: u32,
 }
 
 impl Sink {
-    fn of(shared: &Arc<Shared>, peer: &Arc<PeerInner>, kind: TransportKind) -> Arc<dyn LinkSink> {
-        Arc::new(Self { shared: Arc::downgrade(shared), peer: Arc::clone(peer), kind })
+    fn of(shared: &Arc<Shared>, peer: &Arc<PeerInner>, kind: TransportKind, link: u32) -> Arc<dyn LinkSink> {
+        Arc::new(Self { shared: Arc::downgrade(shared), peer: Arc::clone(peer), kind, link })
     }
 
     fn both(&self) -> Option<(Arc<Shared>, Arc<PeerInner>)> {
@@ -266,6 +282,16 @@ impl LinkSink for Sink {
         }
     }
 
+    fn say(&self, message: Bytes) -> Result<()> {
+        let gone = || Error::new(ErrorKind::Closed, "link message", "the engine is closed");
+        let (shared, peer) = self.both().ok_or_else(gone)?;
+        peer.session.say(&shared, &peer, Command::LinkSay { link: self.link, bytes: message })
+    }
+
+    fn is_open(&self, grant: GrantId, op: Op) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.fence.is_open(grant, op))
+    }
+
     fn export(&self, region: RegionId) -> Result<Arc<Memory>> {
         let gone = || Error::new(ErrorKind::Closed, "import", format!("region {region} is not open here"));
         let (shared, peer) = self.both().ok_or_else(gone)?;
@@ -273,6 +299,10 @@ impl LinkSink for Sink {
         if !shared.is_published(region) {
             let text = format!("region {region} belongs to no published cache");
             return Err(Error::new(ErrorKind::Denied, "import", text));
+        }
+        if found.memory.device().is_some() && !self.kind.moves_devices() {
+            let text = format!("region {region} is in a device's memory, which {} cannot touch", self.kind);
+            return Err(Error::new(ErrorKind::Unsupported, "import", text));
         }
         found.export(peer.id(), self.kind)
     }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ropeway_core::{Error, ErrorKind, Incarnation, Limits, PeerId, RemoteDirectory, Result};
-use ropeway_transport::{Link, TransportKind};
+use ropeway_transport::{Inbox, Link, TransportKind};
 
 use crate::cache::Cache;
 use crate::control::Session;
@@ -53,6 +54,8 @@ pub(crate) struct PeerInner {
     pub(crate) holding: Mutex<()>,
     /// Passive links by the number that the peer gave them.
     expected: Mutex<BTreeMap<u32, TransportKind>>,
+    /// What the peer's sides of links say to ours, by the links' numbers.
+    inboxes: Mutex<BTreeMap<u32, (TransportKind, Inbox)>>,
     pub(crate) in_flight: AtomicU32,
     pub(crate) served_requests: AtomicU32,
     pub(crate) served_bytes: std::sync::atomic::AtomicU64,
@@ -206,6 +209,7 @@ impl PeerInner {
             directory: Mutex::new(RemoteDirectory::new(limits)),
             holding: Mutex::default(),
             expected: Mutex::default(),
+            inboxes: Mutex::default(),
             in_flight: AtomicU32::new(0),
             served_requests: AtomicU32::new(0),
             served_bytes: std::sync::atomic::AtomicU64::new(0),
@@ -264,6 +268,29 @@ impl PeerInner {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner).remove(&link)
     }
 
+    /// A link is about to be made; its peer's side may speak at once.
+    pub(crate) fn open_inbox(&self, link: u32, kind: TransportKind, inbox: &Inbox) {
+        self.inboxes().insert(link, (kind, inbox.clone()));
+    }
+
+    /// The link was not made.
+    pub(crate) fn close_inbox(&self, link: u32) {
+        let closed = self.inboxes().remove(&link);
+        if let Some((_, inbox)) = closed {
+            inbox.close();
+        }
+    }
+
+    /// What the peer's side of a link said. `false` when it says too much too early.
+    pub(crate) fn deliver(&self, link: u32, message: Bytes) -> bool {
+        let inbox = self.inboxes().get(&link).map(|(_, inbox)| inbox.clone());
+        inbox.is_none_or(|inbox| inbox.deliver(message))
+    }
+
+    fn inboxes(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, (TransportKind, Inbox)>> {
+        self.inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a closed link out.
     pub(crate) fn remove_link(&self, kind: TransportKind) {
         let ended = self.links.write().unwrap_or_else(PoisonError::into_inner).remove(&kind);
@@ -271,6 +298,15 @@ impl PeerInner {
             self.early_ends().insert(kind);
         }
         self.expected.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, expected| *expected != kind);
+        let mut closed = Vec::new();
+        self.inboxes().retain(|_, (of, inbox)| {
+            let keep = *of != kind;
+            if !keep {
+                closed.push(inbox.clone());
+            }
+            keep
+        });
+        closed.iter().for_each(Inbox::close);
     }
 
     fn early_ends(&self) -> std::sync::MutexGuard<'_, BTreeSet<TransportKind>> {

@@ -10,11 +10,13 @@ use ropeway_core::machine::session::{Command, Event, Output, Session as Machine,
 use ropeway_core::wire::message::{CacheInfo, Hello, Why};
 use ropeway_core::wire::{FrameDecoder, Hidden, encode_frame};
 use ropeway_core::{Error, ErrorKind, Incarnation, PeerId, Result};
+use ropeway_transport::{Inbox, TransportKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::secure::{self, Secured, Stream};
 use super::{HANDSHAKE, dial};
 use crate::grant::Grant;
+use crate::linking::wire_kind;
 use crate::peer::{Peer, PeerInner};
 use crate::pending::Answer;
 use crate::secret::Psk;
@@ -110,13 +112,16 @@ impl Session {
         &self,
         shared: &Arc<Shared>,
         peer: &Arc<PeerInner>,
-        kind: u8,
+        (kind, inbox): (TransportKind, &Inbox),
         key: [u8; 32],
         answer: LinkAnswer,
     ) -> Result<u32> {
         let (link, events) = {
             let mut inner = self.lock();
-            let link = inner.machine.call(Command::LinkOpen { kind, key: Hidden(key) })?;
+            let open = Command::LinkOpen { kind: wire_kind(kind), key: Hidden(key) };
+            let link = inner.machine.call(open)?;
+            // Before the peer can hear of the link, and so speak on it.
+            peer.open_inbox(link, kind, inbox);
             inner.links.insert(link, answer);
             (link, self.drain(&mut inner))
         };

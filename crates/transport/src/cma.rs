@@ -19,12 +19,7 @@ pub struct Cma {
 impl Cma {
     /// On top of the engine's one-sided part.
     pub fn new(engine: &Arc<OneSided>) -> Self {
-        let capabilities = Capabilities {
-            kind: TransportKind::Cma,
-            one_sided: true,
-            any_memory: true,
-            target_checked: false,
-        };
+        let capabilities = Capabilities::of(TransportKind::Cma);
         Self { engine: Arc::clone(engine), capabilities }
     }
 }

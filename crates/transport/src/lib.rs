@@ -9,6 +9,7 @@ pub mod cma;
 pub mod completion;
 pub mod copy;
 pub mod fence;
+pub mod inbox;
 pub mod janitor;
 pub mod link;
 pub mod loopback;
@@ -26,10 +27,11 @@ pub use calibrate::Calibration;
 pub use cma::Cma;
 pub use completion::{Completer, State, Watcher};
 pub use fence::Fence;
+pub use inbox::Inbox;
 pub use janitor::Janitor;
 pub use link::{
-    Capabilities, Declined, Fenced, Link, LinkConfig, LinkKey, LinkSink, Role, ServeRequest, Served,
-    Transport, TransportKind,
+    Capabilities, Declined, Fenced, Link, LinkConfig, LinkKey, LinkSink, MAX_LINK_MESSAGE_BYTES, Role,
+    ServeRequest, Served, Transport, TransportKind,
 };
 pub use loopback::Loopback;
 pub use memory::Memory;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ropeway_core::{Error, GrantId, Op, PeerId, RegionId, Runs, StatusKind};
+use ropeway_core::{Error, ErrorKind, GrantId, Op, PeerId, RegionId, Runs, StatusKind};
 
+use crate::inbox::Inbox;
 use crate::{Batch, Memory, Rejected, State};
 
 /// The ways to move bytes.
@@ -19,6 +20,12 @@ pub enum TransportKind {
     Shm,
     /// Same host, any memory, copied by the kernel (`process_vm_readv`).
     Cma,
+    /// NPUs and hosts over HCCS, RoCE or UB, by CANN's HIXL.
+    Hixl,
+    /// NPUs of one host, by exported keys and copies on streams.
+    Ipc,
+    /// NPUs, by two-rank HCCL communicators; both sides take part.
+    Hccl,
     /// Any hosts.
     Tcp,
     /// In virtual time, for tests.
@@ -32,9 +39,19 @@ impl TransportKind {
             Self::Loopback => "loopback",
             Self::Shm => "shm",
             Self::Cma => "cma",
+            Self::Hixl => "hixl",
+            Self::Ipc => "ipc",
+            Self::Hccl => "hccl",
             Self::Tcp => "tcp",
             Self::Sim => "sim",
         }
+    }
+}
+
+impl TransportKind {
+    /// Whether it moves the memory of devices.
+    pub const fn moves_devices(self) -> bool {
+        matches!(self, Self::Hixl | Self::Ipc | Self::Hccl)
     }
 }
 
@@ -55,6 +72,27 @@ pub struct Capabilities {
     pub any_memory: bool,
     /// Whether it checks a lease at the target before memory is touched.
     pub target_checked: bool,
+    /// Regions of ours that it can register at a time; `None` where only `Limits` bounds them.
+    pub regions_max: Option<u32>,
+    /// Links that it can have at a time; `None` where only `Limits` bounds them.
+    pub links_max: Option<u32>,
+    /// Offsets and lengths of copies must be multiples of this many bytes.
+    pub alignment: u32,
+}
+
+impl Capabilities {
+    /// A one-sided transport of host memory, of any memory, and without limits of its own.
+    pub const fn of(kind: TransportKind) -> Self {
+        Self {
+            kind,
+            one_sided: true,
+            any_memory: true,
+            target_checked: false,
+            regions_max: None,
+            links_max: None,
+            alignment: 1,
+        }
+    }
 }
 
 /// A secret drawn by the session for one link; both sides know it, nobody else.
@@ -89,9 +127,14 @@ pub struct LinkConfig {
     pub offer: Bytes,
     /// The engine's side of the link.
     pub sink: Arc<dyn LinkSink>,
+    /// What the peer's side of this link says to ours.
+    pub inbox: Inbox,
     /// Until when the rendezvous and the probe must have succeeded.
     pub deadline: Instant,
 }
+
+/// Bytes of one message between the two sides of a link, at most.
+pub const MAX_LINK_MESSAGE_BYTES: usize = 32_768;
 
 /// One per engine and kind. Knows no engine types.
 pub trait Transport: Send + Sync {
@@ -124,6 +167,20 @@ pub trait Link: Send + Sync {
     /// # Errors
     /// The peer refused or does not know the region, the descriptor is unsealed or short, the deadline passed.
     fn import(&self, region: RegionId, deadline: Instant) -> Result<u64, Error>;
+
+    /// Makes a region of ours usable as the local side of batches: registers it where the native library asks for that.
+    /// Blocks until `deadline` at most; never called on a hot thread. Adopting twice is adopting once.
+    ///
+    /// # Errors
+    /// This link cannot move memory of that kind, and what to do about it.
+    fn adopt(&self, region: RegionId, memory: &Arc<Memory>, deadline: Instant) -> Result<(), Error> {
+        let _ = (region, deadline);
+        if memory.device().is_some() {
+            let text = "the local memory is a device's, which this transport cannot touch";
+            return Err(Error::new(ErrorKind::Unsupported, "route", text));
+        }
+        Ok(())
+    }
 
     /// Starts a batch, or gives it back. Never blocks; a batch of at most 64 KiB may be finished inside.
     ///
@@ -164,6 +221,16 @@ pub enum Fenced {
 pub trait LinkSink: Send + Sync {
     /// The passive side's peer came and its probe succeeded: the link can be used.
     fn attached(&self);
+
+    /// Sends a message to the peer's side of this link: in order, encrypted, as long as the session lives. At most
+    /// [`MAX_LINK_MESSAGE_BYTES`]; never blocks.
+    ///
+    /// # Errors
+    /// The session is over, or the message is too long.
+    fn say(&self, message: Bytes) -> Result<(), Error>;
+
+    /// Whether our lease is open now, for access in this way: the owner's word after a one-sided read. One load.
+    fn is_open(&self, grant: GrantId, op: Op) -> bool;
 
     /// The peer asks for one of our regions. Pins it until `withdrawn` or `closed`.
     ///

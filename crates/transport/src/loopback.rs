@@ -31,12 +31,7 @@ struct Waiting {
 impl Loopback {
     /// On top of the engine's one-sided part.
     pub fn new(engine: &Arc<OneSided>) -> Self {
-        let capabilities = Capabilities {
-            kind: TransportKind::Loopback,
-            one_sided: true,
-            any_memory: true,
-            target_checked: false,
-        };
+        let capabilities = Capabilities::of(TransportKind::Loopback);
         Self { engine: Arc::clone(engine), capabilities }
     }
 }

@@ -19,12 +19,7 @@ pub struct Shm {
 impl Shm {
     /// On top of the engine's one-sided part.
     pub fn new(engine: &Arc<OneSided>) -> Self {
-        let capabilities = Capabilities {
-            kind: TransportKind::Shm,
-            one_sided: true,
-            any_memory: false,
-            target_checked: false,
-        };
+        let capabilities = Capabilities { any_memory: false, ..Capabilities::of(TransportKind::Shm) };
         Self { engine: Arc::clone(engine), capabilities }
     }
 }

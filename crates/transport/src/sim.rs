@@ -80,15 +80,7 @@ impl Fabric {
 
     /// One engine's transport on this network.
     pub fn transport(&self) -> Arc<dyn Transport> {
-        Arc::new(Sim {
-            fabric: self.clone(),
-            capabilities: Capabilities {
-                kind: TransportKind::Sim,
-                one_sided: true,
-                any_memory: true,
-                target_checked: false,
-            },
-        })
+        Arc::new(Sim { fabric: self.clone(), capabilities: Capabilities::of(TransportKind::Sim) })
     }
 
     /// Sets what becomes of batches posted from now on.

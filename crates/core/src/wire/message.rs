@@ -15,6 +15,8 @@ pub const MAX_TEXT_BYTES: usize = 512;
 pub const MAX_OFFER_BYTES: usize = 2_048;
 /// Transports that one engine may offer.
 pub const MAX_OFFERS: usize = 16;
+/// Bytes of one message between the two sides of a link.
+pub const MAX_LINK_BYTES: usize = 32_768;
 
 /// Where an engine's process runs. Equal values are a hint that a same-host transport may work, never a proof.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -213,6 +215,8 @@ pub enum Message {
     LinkReady { link: u32 },
     /// The link is not to be had, or no more.
     LinkFailed { link: u32, text: String },
+    /// What one side of a link says to the other; only their transport knows what it means.
+    LinkSay { link: u32, bytes: Bytes },
     /// The sender ends the session.
     Goodbye(Why, String),
     /// The importer no longer uses the lease but cannot vouch that the blocks are quiet: no `Release`. The owner ends the
@@ -249,6 +253,7 @@ impl Message {
             Self::LinkFailed { .. } => 30,
             Self::Goodbye(..) => 31,
             Self::Forsake { .. } => 32,
+            Self::LinkSay { .. } => 33,
         }
     }
 
@@ -325,6 +330,7 @@ impl Message {
                 out.put_slice(&key.0);
             }
             Self::LinkReady { link } => out.put_u32_le(*link),
+            Self::LinkSay { link, bytes } => put_link_message(out, *link, bytes),
             Self::LinkFailed { link, text } => {
                 out.put_u32_le(*link);
                 put_text(out, text, MAX_TEXT_BYTES);
@@ -379,6 +385,10 @@ impl Message {
             28 => Self::LinkOpen { link: from.u32()?, kind: from.u8()?, key: Hidden(from.array()?) },
             29 => Self::LinkReady { link: from.u32()? },
             30 => Self::LinkFailed { link: from.u32()?, text: reason(from)? },
+            33 => Self::LinkSay {
+                link: from.u32()?,
+                bytes: Bytes::copy_from_slice(from.bytes("link message", MAX_LINK_BYTES)?),
+            },
             31 => Self::Goodbye(Why::from_byte(from.u8()?)?, reason(from)?),
             32 => Self::Forsake { grant: from.grant()? },
             value => {
@@ -390,6 +400,12 @@ impl Message {
 
 fn reason(from: &mut Reader<'_>) -> Result<String, WireError> {
     Ok(from.text("reason", MAX_TEXT_BYTES)?.to_owned())
+}
+
+fn put_link_message(out: &mut BytesMut, link: u32, bytes: &Bytes) {
+    out.put_u32_le(link);
+    out.put_u32_le(bytes.len() as u32);
+    out.put_slice(bytes);
 }
 
 /// Writes a u16 length and the text, cut at a character when it is longer than `limit`.

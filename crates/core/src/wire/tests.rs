@@ -161,6 +161,8 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         request().prop_map(|link| Message::LinkReady { link }),
         (request(), "\\PC{0,40}").prop_map(|(link, text)| Message::LinkFailed { link, text }),
+        (request(), prop::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(link, bytes)| Message::LinkSay { link, bytes: bytes.into() }),
         (why(), "\\PC{0,40}").prop_map(|(why, text)| Message::Goodbye(why, text)),
     ]
 }

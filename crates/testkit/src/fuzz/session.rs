@@ -120,6 +120,7 @@ fn command(input: &mut Input<'_>) -> Command {
         10 => Command::LinkOpen { kind: 1, key: Hidden([0; 32]) },
         12 => Command::Forsake { grant: grant(input) },
         11 => Command::LinkFailed { link: request, text: "x".repeat(600) },
+        13 => Command::LinkSay { link: request, bytes: vec![7; 40_000 * usize::from(input.below(2))].into() },
         _ if input.byte() == 0 => Command::Goodbye { why: Why::Closed, text: String::new() },
         _ => Command::LinkReady { link: request },
     }
@@ -127,7 +128,7 @@ fn command(input: &mut Input<'_>) -> Command {
 
 fn message(input: &mut Input<'_>) -> Message {
     let request = input.number() as u32;
-    match input.below(20) {
+    match input.below(21) {
         0 => Message::Hello(hello()),
         1 => Message::HelloAck(input.below(3), hello()),
         2 => Message::Refuse(Why::Full, String::new()),
@@ -147,6 +148,7 @@ fn message(input: &mut Input<'_>) -> Message {
         16 => Message::LinkReady { link: request },
         18 => Message::Forsake { grant: grant(input) },
         17 => Message::LinkFailed { link: request, text: String::new() },
+        19 => Message::LinkSay { link: request, bytes: vec![3; 16].into() },
         _ => Message::Goodbye(Why::Other, String::new()),
     }
 }

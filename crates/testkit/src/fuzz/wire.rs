@@ -134,6 +134,7 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
         Message::LinkOpen { link: 0, kind: 4, key: Hidden([1; 32]) },
         Message::LinkReady { link: 0 },
         Message::LinkFailed { link: 0, text: "no route".into() },
+        Message::LinkSay { link: 0, bytes: vec![1, 2, 3].into() },
         Message::Goodbye(Why::Closed, "bye".into()),
     ];
     let mut all = BytesMut::from(&[3_u8][..]);

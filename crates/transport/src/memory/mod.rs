@@ -5,6 +5,7 @@
 //! the last `Arc` is gone, and never in a forked child.
 
 mod cgroup;
+mod device;
 #[cfg(test)]
 mod fault;
 pub mod fork;
@@ -27,6 +28,7 @@ use ropeway_core::{Error, ErrorKind, Result, Rights};
 
 use crate::copy::{self, Routine};
 use crate::janitor::Janitor;
+pub use device::{DeviceMemory, Place};
 use fork::Origin;
 
 /// A range of memory that transfers may read and write.
@@ -63,6 +65,8 @@ enum Backing {
     Foreign(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send>),
     /// An owner that was boxed and asked once for its slice.
     Owner(#[expect(dead_code, reason = "held for its drop")] Owner),
+    /// A device's; `base` means nothing.
+    Device(Arc<dyn DeviceMemory>),
 }
 
 /// A boxed owner, as a raw pointer: a `Box` that moves would claim its contents for itself alone.
@@ -175,9 +179,9 @@ impl Memory {
         self.len == 0
     }
 
-    /// The first byte. Making a reference from it is never sound: peers may write at any time.
-    pub fn base(&self) -> NonNull<u8> {
-        self.base
+    /// The first byte, unless it is a device's. Making a reference from it is never sound: peers may write at any time.
+    pub fn base(&self) -> Option<NonNull<u8>> {
+        self.range(0, 0)
     }
 
     /// Whether this process may write it. Not so for a peer's memory that was mapped to read, and for a memfd that was
@@ -186,11 +190,12 @@ impl Memory {
         self.writable
     }
 
-    /// Where `len` bytes from `at` on begin, if they lie within. Fit for a hot path.
+    /// Where `len` bytes from `at` on begin, if they lie within. Fit for a hot path. `None` for a device's memory: the
+    /// host cannot touch it.
     #[inline]
     pub fn range(&self, at: u64, len: u64) -> Option<NonNull<u8>> {
         let end = at.checked_add(len)?;
-        if end > self.len {
+        if end > self.len || matches!(*self.backing, Backing::Device(_)) {
             return None;
         }
         // SAFETY: within the mapped range, or one past its end.
@@ -225,6 +230,9 @@ impl Memory {
     /// # Errors
     /// `OutOfBounds` when the range passes the end; `Forked` in a forked child.
     pub fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
+        if let Some(range) = self.device_checked("read", at, into.len() as u64)? {
+            return range.read(at, into);
+        }
         let from = self.checked("read", at, into.len() as u64)?;
         // SAFETY: `checked`: mapped while `self` lives. `into` is the caller's alone, so it does not overlap.
         unsafe { copy::copy(into.as_mut_ptr(), from.as_ptr(), into.len(), Routine::Plain) };
@@ -236,6 +244,9 @@ impl Memory {
     /// # Errors
     /// `OutOfBounds` when the range passes the end; `Denied` when it was mapped to read; `Forked` in a forked child.
     pub fn write(&self, at: u64, from: &[u8]) -> Result<()> {
+        if let Some(range) = self.device_checked("write", at, from.len() as u64)? {
+            return range.write(at, from);
+        }
         let to = self.checked_mut("write", at, from.len() as u64)?;
         // SAFETY: `checked_mut`: mapped and writable while `self` lives. `from` is a live slice, so it does not overlap.
         unsafe { copy::copy(to.as_ptr(), from.as_ptr(), from.len(), Routine::Plain) };
@@ -248,6 +259,9 @@ impl Memory {
     /// # Errors
     /// As [`Self::write`].
     pub fn fill(&self, at: u64, len: u64, byte: u8) -> Result<()> {
+        if let Some(range) = self.device_checked("fill", at, len)? {
+            return range.fill(at, len, byte);
+        }
         let to = self.checked_mut("fill", at, len)?;
         // SAFETY: `checked_mut`: mapped and writable while `self` lives.
         unsafe { copy::fill(to.as_ptr(), byte, len as usize) };
@@ -268,13 +282,31 @@ impl Memory {
 
     fn checked(&self, operation: &'static str, at: u64, len: u64) -> Result<NonNull<u8>> {
         self.origin.check(operation)?;
-        self.range(at, len).ok_or_else(|| {
-            Error::new(
-                ErrorKind::OutOfBounds,
-                operation,
-                format!("{len} bytes at {at} pass the end of the region ({})", self.len),
-            )
-        })
+        self.range(at, len).ok_or_else(|| self.beyond(operation, at, len))
+    }
+
+    /// The device's range, if it is a device's, once the bytes are known to lie within.
+    fn device_checked(
+        &self,
+        operation: &'static str,
+        at: u64,
+        len: u64,
+    ) -> Result<Option<&dyn DeviceMemory>> {
+        let Some(range) = self.device() else { return Ok(None) };
+        self.origin.check(operation)?;
+        match at.checked_add(len).is_some_and(|end| end <= self.len) {
+            true => Ok(Some(&**range)),
+            false => Err(self.beyond(operation, at, len)),
+        }
+    }
+
+    #[cold]
+    fn beyond(&self, operation: &'static str, at: u64, len: u64) -> Error {
+        Error::new(
+            ErrorKind::OutOfBounds,
+            operation,
+            format!("{len} bytes at {at} pass the end of the region ({})", self.len),
+        )
     }
 }
 
@@ -300,6 +332,7 @@ impl fmt::Debug for Memory {
             Backing::Peer(_) => "peer",
             Backing::Foreign(_) => "raw",
             Backing::Owner(_) => "owner",
+            Backing::Device(_) => "device",
         };
         f.debug_struct("Memory")
             .field("kind", &kind)

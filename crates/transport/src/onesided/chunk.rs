@@ -79,20 +79,19 @@ fn resolve(parts: &Parts<'_>, run: &Run, index: usize) -> Result<Resolved, Faile
     let denied = Failed::at(StatusKind::Denied, index);
     let local = parts.local.get(usize::from(run.local_region)).ok_or(denied)?;
     let remote = parts.remote.get(usize::from(run.remote_region)).ok_or(denied)?;
-    let local_end = run.local.checked_add(u64::from(run.len)).ok_or(denied)?;
     let writable = match parts.op {
         Op::Read => local.is_writable(),
         Op::Write => remote.is_writable(),
     };
-    if local_end > local.len() || !remote.holds(run.remote, run.len) || !writable {
+    if !remote.holds(run.remote, run.len) || !writable {
         return Err(denied);
     }
     let remote = match remote.place() {
-        // Inside the memory, as checked above: the sums do not wrap.
-        Place::Here(memory) => memory.base().as_ptr().wrapping_add(run.remote as usize),
+        Place::Here(memory) => memory.range(run.remote, run.len.into()).ok_or(denied)?.as_ptr(),
+        // Inside the memory, as checked above: the sum does not wrap.
         Place::There(address) => (address + run.remote) as *mut u8,
     };
-    let local = local.base().as_ptr().wrapping_add(run.local as usize);
+    let local = local.range(run.local, run.len.into()).ok_or(denied)?.as_ptr();
     Ok(Resolved { local, remote, len: run.len as usize })
 }
 

@@ -142,8 +142,16 @@ impl LinkCore {
     pub(crate) fn answer(&self, region: RegionId) -> Result<(Answer, Option<OwnedFd>)> {
         let memory = self.lend(region)?;
         let writable = memory.peer_rights() == Rights::Write;
+        let Some(base) = memory.base() else {
+            self.returned(region);
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "export",
+                format!("region {region} is in a device's memory, which the host cannot touch"),
+            ));
+        };
         let (address, fd) = if self.kind() == TransportKind::Cma {
-            (memory.base().addr().get() as u64, None)
+            (base.addr().get() as u64, None)
         } else {
             let memfd = memory.memfd().ok_or_else(|| {
                 let why = format!("region {region} is not in a memfd; allocate it shared, or use cma");

@@ -92,6 +92,14 @@ impl LinkSink for Sink {
         self.tell(Told::Attached);
     }
 
+    fn say(&self, _: Bytes) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_open(&self, _: GrantId, _: Op) -> bool {
+        true
+    }
+
     fn export(&self, region: RegionId) -> Result<Arc<Memory>> {
         let unknown = || Error::new(ErrorKind::Closed, "export", format!("region {region} is not known"));
         let found = self.regions.lock().unwrap().get(&region).cloned().ok_or_else(unknown);
@@ -159,6 +167,7 @@ pub(crate) fn config(role: Role, offer: Bytes, key: u8, sink: &Arc<Sink>) -> Lin
         role,
         offer,
         sink: Arc::clone(sink) as Arc<dyn LinkSink>,
+        inbox: crate::Inbox::default(),
         deadline: soon(),
     }
 }

@@ -98,10 +98,9 @@ impl Tcp {
             .map_err(|error| Error::os("open tcp", "the I/O thread cannot be started", error))?;
         Ok(Self {
             capabilities: Capabilities {
-                kind: TransportKind::Tcp,
                 one_sided: false,
-                any_memory: true,
                 target_checked: true,
+                ..Capabilities::of(TransportKind::Tcp)
             },
             shared,
             expected,

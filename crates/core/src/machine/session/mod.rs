@@ -11,6 +11,7 @@ mod tests;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 pub use protocol::Session;
 
 use crate::wire::message::{CacheInfo, ClaimInfo, Hello, Message, Why};
@@ -81,6 +82,8 @@ pub enum Event {
     LinkReady { link: u32 },
     /// `LinkFailed`: the link is not to be had.
     LinkFailed { link: u32, text: String },
+    /// `LinkSay`: what the peer's side of a link says to ours.
+    LinkSaid { link: u32, bytes: Bytes },
     /// Nothing was heard for longer than the silence limit while leases are held between us: revoke, and wait for proof.
     /// Said once until the peer is heard again.
     Silent { since: Duration },
@@ -128,6 +131,8 @@ pub enum Command {
     LinkReady { link: u32 },
     /// A link is not to be had.
     LinkFailed { link: u32, text: String },
+    /// A link's side of ours says something to the peer's.
+    LinkSay { link: u32, bytes: Bytes },
     /// End the session.
     Goodbye { why: Why, text: String },
 }

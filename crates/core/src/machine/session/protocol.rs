@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::heartbeats::Heartbeats;
 use super::{Command, Event, MAX_OUTPUTS, MAX_REQUESTS, MAX_WATCHED, Output, Refusal, SessionConfig, Side};
 use crate::layout::MAX_NAME_BYTES;
-use crate::wire::message::{CacheInfo, ClaimInfo, Hello, MAX_OFFER_BYTES, MAX_OFFERS, Message, Why};
+use crate::wire::message::{
+    CacheInfo, ClaimInfo, Hello, MAX_LINK_BYTES, MAX_OFFER_BYTES, MAX_OFFERS, Message, Why,
+};
 use crate::wire::{Hidden, Token};
 use crate::{CacheId, Error, ErrorKind, GrantId, Incarnation, Result};
 
@@ -154,6 +156,11 @@ impl Session {
             }
             Command::LinkReady { link } => self.send(Message::LinkReady { link }),
             Command::LinkFailed { link, text } => self.send(Message::LinkFailed { link, text }),
+            Command::LinkSay { bytes, .. } if bytes.len() > MAX_LINK_BYTES => {
+                let text = format!("a link message of {} bytes; {MAX_LINK_BYTES} are allowed", bytes.len());
+                return Err(Error::new(ErrorKind::ApiMisuse, "session", text));
+            }
+            Command::LinkSay { link, bytes } => self.send(Message::LinkSay { link, bytes }),
         }
         Ok(0)
     }
@@ -303,6 +310,7 @@ impl Session {
             Message::LinkOpen { link, kind, key } => self.event(Event::LinkOpen { link, kind, key }),
             Message::LinkReady { link } => self.event(Event::LinkReady { link }),
             Message::LinkFailed { link, text } => self.event(Event::LinkFailed { link, text }),
+            Message::LinkSay { link, bytes } => self.event(Event::LinkSaid { link, bytes }),
             Message::Goodbye(why, text) => self.finish(why, text, true),
         }
     }

@@ -58,7 +58,7 @@ struct Counted(Arc<Memory>);
 impl Drop for Counted {
     fn drop(&mut self) {
         // SAFETY: within the map, aligned, and only used as an atomic.
-        unsafe { AtomicU32::from_ptr(self.0.base().as_ptr().cast()) }.fetch_add(1, Ordering::SeqCst);
+        unsafe { AtomicU32::from_ptr(self.0.base().unwrap().as_ptr().cast()) }.fetch_add(1, Ordering::SeqCst);
     }
 }
 

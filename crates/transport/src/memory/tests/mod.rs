@@ -1,4 +1,5 @@
 mod adoption;
+mod device;
 mod forked;
 mod limits;
 
@@ -178,8 +179,9 @@ fn present(memory: &Memory) -> bool {
     let page = 4096;
     let mut vector = vec![0_u8; (memory.len() as usize).div_ceil(page)];
     // SAFETY: the range is mapped and page-aligned; the vector has a byte for each page.
-    let done =
-        unsafe { libc::mincore(memory.base().as_ptr().cast(), memory.len() as usize, vector.as_mut_ptr()) };
+    let done = unsafe {
+        libc::mincore(memory.base().unwrap().as_ptr().cast(), memory.len() as usize, vector.as_mut_ptr())
+    };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     vector.iter().all(|byte| *byte & 1 == 1)
 }

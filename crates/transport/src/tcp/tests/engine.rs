@@ -142,6 +142,14 @@ impl LinkSink for Sink {
         self.attached.store(true, Ordering::SeqCst);
     }
 
+    fn say(&self, _: Bytes) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn is_open(&self, _: GrantId, _: Op) -> bool {
+        true
+    }
+
     fn export(&self, _: RegionId) -> Result<Arc<Memory>, Error> {
         Ok(Arc::clone(&self.memory))
     }
@@ -246,7 +254,15 @@ impl Engine {
     pub(crate) fn config(&self, key: LinkKey, role: Role, offer: Bytes) -> LinkConfig {
         let peer = PeerId { slot: 0, generation: 1 };
         let sink: Arc<dyn LinkSink> = Arc::clone(&self.sink) as _;
-        LinkConfig { peer, key, role, offer, sink, deadline: Instant::now() + WATCHDOG }
+        LinkConfig {
+            peer,
+            key,
+            role,
+            offer,
+            sink,
+            inbox: crate::Inbox::default(),
+            deadline: Instant::now() + WATCHDOG,
+        }
     }
 
     pub(crate) fn linked(&self, key: LinkKey, role: Role, offer: Bytes) -> &Arc<dyn Link> {
