@@ -34,6 +34,9 @@ pub(crate) enum Command {
     /// Moves a raw list of copies and prints one JSON object.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Run),
+    /// Predicts from published curves how long a prompt takes between NPUs, link by link. Nothing is measured.
+    #[command(after_help = MODEL_EXAMPLES)]
+    Model(Model),
     /// Measures the engine against the C reference for every transport and several block sizes.
     #[command(
         after_help = "Examples:\n  ropeway-bench targets\n  ropeway-bench targets --transport shm --json"
@@ -63,6 +66,13 @@ const RUN_EXAMPLES: &str = "Examples:
   ropeway-bench run --desc list.u64 --pool 268435456 --transport shm --reps 20 --name mla-8k
 
 FILE holds little-endian u64 triples: local offset, remote offset, bytes.";
+
+const MODEL_EXAMPLES: &str = "Examples:
+  ropeway-bench model                                      8,192 tokens of DeepSeek-V2-Lite in one piece
+  ropeway-bench model --model Qwen3-32B --fragmentation 1  no block follows its neighbour
+  ropeway-bench model --direction rD2H --json              into host memory
+
+The curves are those of HIXL's own benchmark (benchmarks/performance_en.md, 2026-08-22), taken by its makers.";
 
 /// Which way to move the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -278,6 +288,32 @@ pub(crate) struct Run {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct Model {
+    /// Whose KV cache (a name from `pd --list-models`).
+    #[arg(long, value_name = "NAME", default_value = "DeepSeek-V2-Lite")]
+    pub(crate) model: String,
+    /// Tokens of a prompt.
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) tokens: u32,
+    /// Share of the blocks that do not follow their neighbour, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    pub(crate) fragmentation: f64,
+    /// Which memory is copied where, as HIXL's benchmark names it (D device, H host, r remote); rD2D is the consumer's
+    /// READ, D2rD the producer's WRITE.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "rD2D,D2rD", value_parser = direction)]
+    pub(crate) direction: Vec<ropeway_ascend::curves::Direction>,
+    /// Draws block ids.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print JSON lines instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the table as the documents have it.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Targets {
     /// Only this transport.
     #[arg(long, value_enum)]
@@ -310,6 +346,14 @@ fn share(text: &str) -> Result<f64, String> {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a share is a number from 0 to 1".to_owned()),
     }
+}
+
+fn direction(text: &str) -> Result<ropeway_ascend::curves::Direction, String> {
+    let all = ropeway_ascend::curves::Direction::ALL;
+    all.into_iter().find(|direction| direction.name() == text).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|direction| direction.name()).collect();
+        format!("a direction is one of {}", names.join(", "))
+    })
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -346,6 +390,8 @@ mod tests {
             "replay --trace t --sample 1/0",
             "replay --trace t --speedup 0",
             "run --desc d",
+            "model --direction d2rd",
+            "model --json --markdown",
         ] {
             let words = ["ropeway-bench"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

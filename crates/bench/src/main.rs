@@ -13,6 +13,7 @@ mod output;
 mod pattern;
 mod pd;
 mod pool;
+mod predict;
 mod producer;
 mod reference;
 mod replay;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Replay(options) => replay::run(&options),
         Command::Limits(options) => limits::run(&options).map_err(Failure::from),
         Command::Run(options) => run::run(&options),
+        Command::Model(options) => predict::run(&options),
         Command::Targets(options) => targets::run(&options),
         Command::Producer(options) => produce(&options),
     };

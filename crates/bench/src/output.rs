@@ -37,6 +37,13 @@ pub(crate) fn table(title: &str, header: &[&str], rows: &[Vec<String>]) -> io::R
     line(format_args!("\n{title}\n{table}"))
 }
 
+/// A table as Markdown has it.
+pub(crate) fn markdown(header: &[String], rows: &[Vec<String>]) -> io::Result<()> {
+    line(format_args!("| {} |", header.join(" | ")))?;
+    line(format_args!("|{}", "---|".repeat(header.len())))?;
+    rows.iter().try_for_each(|row| line(format_args!("| {} |", row.join(" | "))))
+}
+
 /// A table of names and values.
 pub(crate) fn facts(title: &str, rows: &[(&str, String)]) -> io::Result<()> {
     let mut table = Table::new();

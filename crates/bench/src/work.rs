@@ -164,7 +164,7 @@ impl Work {
 }
 
 /// Parts of a model one after the other: sliding windows in a group of their own, with `windows` blocks.
-fn layout(model: &str, blocks: u32, windows: u32) -> Result<(u64, Vec<Group>), String> {
+pub(crate) fn layout(model: &str, blocks: u32, windows: u32) -> Result<(u64, Vec<Group>), String> {
     let shape = model::find(model)?;
     let mut at = 0;
     let mut groups = Vec::new();

@@ -307,3 +307,27 @@ fn models_are_listed_and_unknown_ones_refused() {
     let said = complaint("pd --model GPT-2");
     assert!(said.contains("no shape for model GPT-2"), "{said}");
 }
+
+#[test]
+fn the_documented_predictions_are_what_the_command_prints() {
+    let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/BENCHMARKING.md");
+    let page = fs::read_to_string(page).unwrap();
+    let documented =
+        page.split("<!-- ropeway-bench model --markdown -->\n").nth(1).expect("the page has the mark");
+    let printed = bench("model --markdown");
+    assert!(printed.status.success());
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.lines().count() > 15, "{printed}");
+    assert!(documented.starts_with(&printed), "docs/BENCHMARKING.md must hold what this prints:\n{printed}");
+}
+
+#[test]
+fn predictions_say_that_they_are() {
+    let output = bench("model --model Qwen3-8B --fragmentation 0.5");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("PREDICTED, nothing was measured"));
+    let output = bench("model --direction D2rD --json");
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let object: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(object["predicted"], true, "{line}");
+    }
+}
