@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use ropeway_core::{Error, ErrorKind};
 
-use super::endpoints::*;
+use super::super::endpoints::*;
 use crate::node::{Chip, Identity, NpuIds, Source, SuperPod};
 
 fn identity(node: &str, island: &str) -> Identity {
