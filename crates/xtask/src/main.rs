@@ -6,6 +6,7 @@ mod bench;
 mod counts;
 mod fuzz;
 mod lint;
+mod sim_cann;
 mod stage;
 mod step;
 mod test;
@@ -38,18 +39,23 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Lays out the software CANN in a folder, as an installation: for ROPEWAY_CANN_PATH, without an NPU.
+    SimCann(sim_cann::Layout),
 }
 
 fn main() -> ExitCode {
+    // First, since paths among them start where the caller stands.
+    let arguments = Arguments::parse();
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     if let Err(error) = std::env::set_current_dir(root) {
         println!("cannot enter the workspace at {root}: {error}");
         return ExitCode::FAILURE;
     }
-    let good = match Arguments::parse().command {
+    let good = match arguments.command {
         Command::Test(selection) => stage::run(test::STAGES, &selection),
         Command::Lint(selection) => stage::run(lint::STAGES, &selection),
         Command::Bench { arguments } => bench::run(arguments),
+        Command::SimCann(layout) => sim_cann::run(&layout),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
