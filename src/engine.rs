@@ -127,7 +127,7 @@ impl Engine {
     ///
     /// # Safety
     /// Until `keep_alive` is dropped, `len` bytes from `base` on stay mapped, readable and writable, with the same
-    /// physical backing, and no reference to them is used while a transfer or a peer may touch them. Dropping must be
+    /// physical backing (but between [`Region::suspend`] and [`Region::resume`]), and no reference to them is used while a transfer or a peer may touch them. Dropping must be
     /// sound on any thread.
     pub unsafe fn register_raw(
         &self,

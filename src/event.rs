@@ -1,7 +1,9 @@
 //! When a transfer may begin.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ropeway_core::{Error, Result};
 
 /// When a submitted plan may begin.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +16,8 @@ pub enum Start {
     AfterEvent(Event),
 }
 
-/// A one-shot event that a program fires from any thread.
+/// A one-shot event that a program fires from any thread; or one of a device, made by
+/// [`Engine::npu_event`](crate::Engine::npu_event).
 ///
 /// No thread of the engine blocks on it: what waits for it is posted by the thread that fires it.
 ///
@@ -28,10 +31,14 @@ pub enum Start {
 #[derive(Clone, Default)]
 pub struct Event(Arc<Mutex<EventState>>);
 
+/// Told once whether the event fired or failed.
+type Waiting = Box<dyn FnOnce(Result<()>) + Send>;
+
 #[derive(Default)]
 struct EventState {
-    fired: bool,
-    waiting: Vec<Box<dyn FnOnce() + Send>>,
+    /// How it ended, if it has; the first end counts.
+    ended: Option<Result<()>>,
+    waiting: Vec<Waiting>,
 }
 
 impl Event {
@@ -42,36 +49,61 @@ impl Event {
 
     /// Fires it. Transfers that waited for it begin.
     pub fn fire(&self) {
+        self.end(Ok(()));
+    }
+
+    /// It will never fire: the work that it stands for failed. Transfers that waited for it end with this error, and
+    /// leases are revoked.
+    pub fn fail(&self, error: Error) {
+        self.end(Err(error));
+    }
+
+    fn end(&self, how: Result<()>) {
         let waiting = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.fired = true;
+            let mut state = self.lock();
+            if state.ended.is_some() {
+                return;
+            }
+            state.ended = Some(how.clone());
             std::mem::take(&mut state.waiting)
         };
-        for begin in waiting {
-            begin();
+        for told in waiting {
+            told(how.clone());
         }
     }
 
     /// Whether it has fired.
     pub fn has_fired(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).fired
+        matches!(self.lock().ended, Some(Ok(())))
     }
 
-    /// Runs `begin` when it fires; at once if it has.
-    pub(crate) fn when_fired(&self, begin: impl FnOnce() + Send + 'static) {
-        {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if !state.fired {
-                state.waiting.push(Box::new(begin));
-                return;
+    /// Why it never will, if it failed.
+    pub fn failure(&self) -> Option<Error> {
+        self.lock().ended.as_ref()?.as_ref().err().cloned()
+    }
+
+    /// Runs `told` when it ends; at once if it has.
+    pub(crate) fn when_ended(&self, told: impl FnOnce(Result<()>) + Send + 'static) {
+        let ended = {
+            let mut state = self.lock();
+            match state.ended.clone() {
+                None => {
+                    state.waiting.push(Box::new(told));
+                    return;
+                }
+                Some(ended) => ended,
             }
-        }
-        begin();
+        };
+        told(ended);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, EventState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Event").field("fired", &self.has_fired()).finish()
+        f.debug_struct("Event").field("ended", &self.lock().ended).finish()
     }
 }

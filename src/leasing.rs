@@ -180,9 +180,14 @@ impl Shared {
         })?;
         if let Start::AfterEvent(event) = options.start {
             let (shared, grant) = (Arc::downgrade(self), inner.token.grant);
-            event.when_fired(move || {
-                if let Some(shared) = shared.upgrade() {
-                    shared.with_leases(|leases, now| leases.table.ready(grant, now));
+            event.when_ended(move |how| {
+                let Some(shared) = shared.upgrade() else { return };
+                match how {
+                    Ok(()) => drop(shared.with_leases(|leases, now| leases.table.ready(grant, now))),
+                    Err(error) => {
+                        tracing::warn!(%grant, %error, "the event of a pending lease failed");
+                        shared.revoke(grant);
+                    }
                 }
             });
         }

@@ -217,9 +217,9 @@ impl Plan {
                 flight.hold(batch);
                 // The batch's own completer keeps the flight until it begins or is stopped; the event keeps nothing.
                 let armed = Arc::downgrade(flight);
-                event.when_fired(move || {
+                event.when_ended(move |how| {
                     if let Some(flight) = armed.upgrade() {
-                        flight.begin();
+                        flight.begin(how);
                     }
                 });
             }

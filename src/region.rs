@@ -4,9 +4,9 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::time::{Duration, Instant};
 
 use ropeway_core::{Error, ErrorKind, PeerId, RegionId, Result};
 use ropeway_transport::{Fenced, Memory, TransportKind};
@@ -58,11 +58,20 @@ impl Host {
 #[derive(Clone)]
 pub struct Region(pub(crate) Arc<RegionInner>);
 
+/// How long the registrations of a dropped region may take to be undone.
+const FORGET: Duration = Duration::from_secs(60);
+
+const OPEN: u8 = 0;
+const SUSPENDED: u8 = 1;
+const CLOSING: u8 = 2;
+
 pub(crate) struct RegionInner {
     pub(crate) id: RegionId,
     pub(crate) memory: Arc<Memory>,
     shared: Weak<Shared>,
-    closing: AtomicBool,
+    phase: AtomicU8,
+    /// Held to read while the host copies in or out, to write while the memory may be gone.
+    touching: RwLock<()>,
     /// Links that hold an import.
     exports: Mutex<HashSet<(PeerId, TransportKind)>>,
 }
@@ -88,7 +97,7 @@ impl Region {
     /// # Errors
     /// `OutOfBounds` when the range passes the region's end; `Forked` in a child process.
     pub fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
-        self.0.memory.origin().check("region read")?;
+        let _there = self.0.touch("region read")?;
         self.0.memory.read(at, into)
     }
 
@@ -97,7 +106,7 @@ impl Region {
     /// # Errors
     /// `OutOfBounds` when the range passes the region's end; `Forked` in a child process.
     pub fn write(&self, at: u64, from: &[u8]) -> Result<()> {
-        self.0.memory.origin().check("region write")?;
+        let _there = self.0.touch("region write")?;
         self.0.memory.write(at, from)
     }
 
@@ -106,7 +115,7 @@ impl Region {
     /// # Errors
     /// `OutOfBounds` when the range passes the region's end; `Forked` in a child process.
     pub fn fill(&self, at: u64, len: u64, byte: u8) -> Result<()> {
-        self.0.memory.origin().check("region fill")?;
+        let _there = self.0.touch("region fill")?;
         self.0.memory.fill(at, len, byte)
     }
 
@@ -119,21 +128,43 @@ impl Region {
         self.0.memory.origin().check("region close")?;
         let Some(shared) = self.0.shared.upgrade() else { return Ok(()) };
         self.0.begin_close(&shared);
-        let until = crate::deadline::after(timeout);
-        loop {
-            let seen = shared.progress.observe();
-            let holders = self.0.holders(&shared);
-            if holders.is_empty() {
-                return Ok(());
-            }
-            if !shared.progress.wait(seen, until) {
-                return Err(Error::new(
-                    ErrorKind::TimedOut,
-                    "region close",
-                    format!("region {} is still held after {timeout:?} by {}", self.0.id, holders.join(", ")),
-                ));
-            }
+        self.0.wait_unheld(&shared, "region close", timeout)
+    }
+
+    /// Lets go of the memory for a while, for an inference engine's sleep mode: leases are revoked, transfers end, peers
+    /// let go, native registrations are undone. Caches stay published; leases, routes and transfers are refused until
+    /// [`Self::resume`]. After `Ok` the memory behind the region may be unmapped.
+    ///
+    /// # Errors
+    /// `TimedOut`, naming who still holds it: the memory must stay. The suspension goes on; call again to wait longer.
+    /// `Closed` when the region is closed.
+    pub fn suspend(&self, timeout: Duration) -> Result<()> {
+        self.0.memory.origin().check("region suspend")?;
+        let Some(shared) = self.0.shared.upgrade() else { return Ok(()) };
+        self.0.let_go(&shared, SUSPENDED);
+        if self.0.phase.load(Ordering::SeqCst) == CLOSING {
+            return Err(self.0.closed_error("region suspend"));
         }
+        self.0.wait_unheld(&shared, "region suspend", timeout)?;
+        // Copies of the host that were under way are over; later ones see the phase.
+        drop(self.0.touching.write().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
+
+    /// Opens a suspended region again. Peers make their routes anew.
+    ///
+    /// # Errors
+    /// `ApiMisuse` when it is not suspended.
+    ///
+    /// # Safety
+    /// The whole range is mapped again, at the same addresses, and stays so as it was promised when it was registered.
+    pub unsafe fn resume(&self) -> Result<()> {
+        self.0.memory.origin().check("region resume")?;
+        let resumed = self.0.phase.compare_exchange(SUSPENDED, OPEN, Ordering::SeqCst, Ordering::SeqCst);
+        resumed.map(drop).map_err(|_| {
+            let text = format!("region {} is not suspended", self.0.id);
+            Error::new(ErrorKind::ApiMisuse, "region resume", text)
+        })
     }
 }
 
@@ -143,13 +174,25 @@ impl RegionInner {
             id,
             memory,
             shared,
-            closing: AtomicBool::new(false),
+            phase: AtomicU8::new(OPEN),
+            touching: RwLock::new(()),
             exports: Mutex::new(HashSet::new()),
         })
     }
 
+    /// Whether it is closed, or suspended: nothing new begins on it.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::SeqCst)
+        self.phase.load(Ordering::SeqCst) != OPEN
+    }
+
+    /// For a copy by the host: the memory stays while the guard lives.
+    fn touch(&self, operation: &'static str) -> Result<RwLockReadGuard<'_, ()>> {
+        self.memory.origin().check(operation)?;
+        let guard = self.touching.read().unwrap_or_else(PoisonError::into_inner);
+        if self.phase.load(Ordering::SeqCst) == SUSPENDED {
+            return Err(self.closed_error(operation));
+        }
+        Ok(guard)
     }
 
     /// A peer's link imports the region: it is held until that link lets go or is closed.
@@ -169,13 +212,22 @@ impl RegionInner {
     }
 
     pub(crate) fn closed_error(&self, operation: &'static str) -> Error {
-        Error::new(ErrorKind::Closed, operation, format!("region {} is closed", self.id))
+        let text = match self.phase.load(Ordering::SeqCst) {
+            SUSPENDED => format!("region {} is suspended; resume it first", self.id),
+            _ => format!("region {} is closed", self.id),
+        };
+        Error::new(ErrorKind::Closed, operation, text)
     }
 
     pub(crate) fn begin_close(&self, shared: &Arc<Shared>) {
+        self.let_go(shared, CLOSING);
+    }
+
+    /// From here on nothing new begins; leases are revoked and importers asked to let go.
+    fn let_go(&self, shared: &Arc<Shared>, phase: u8) {
         let importers: Vec<(PeerId, TransportKind)> = {
             let exports = self.exports();
-            if self.closing.swap(true, Ordering::SeqCst) {
+            if self.phase.fetch_max(phase, Ordering::SeqCst) != OPEN {
                 return;
             }
             exports.iter().copied().collect()
@@ -188,6 +240,26 @@ impl RegionInner {
             }
         }
         shared.progress.moved();
+    }
+
+    /// Waits until nobody can touch the memory, then undoes what transports registered.
+    fn wait_unheld(&self, shared: &Arc<Shared>, operation: &'static str, timeout: Duration) -> Result<()> {
+        let until = crate::deadline::after(timeout);
+        loop {
+            let seen = shared.progress.observe();
+            let holders = self.holders(shared);
+            if holders.is_empty() {
+                return shared.forget_registrations(self.id, until);
+            }
+            if !shared.progress.wait(seen, until) {
+                let holders = holders.join(", ");
+                return Err(Error::new(
+                    ErrorKind::TimedOut,
+                    operation,
+                    format!("region {} is still held after {timeout:?} by {holders}", self.id),
+                ));
+            }
+        }
     }
 
     /// Who can still touch the memory, in words.
@@ -222,6 +294,16 @@ impl Drop for RegionInner {
         if let Some(shared) = self.shared.upgrade() {
             self.begin_close(&shared);
             shared.forget_region(self.id);
+            // Registrations keep the memory; undoing them may take long.
+            let (weak, id) = (Arc::downgrade(&shared), self.id);
+            if shared.transports.iter().any(|transport| transport.capabilities().kind.moves_devices()) {
+                shared.control.spawn_blocking(move || {
+                    let Some(shared) = weak.upgrade() else { return };
+                    if let Err(error) = shared.forget_registrations(id, Instant::now() + FORGET) {
+                        tracing::warn!(region = %id, %error, "a registration of a dropped region stays");
+                    }
+                });
+            }
         }
     }
 }

@@ -198,6 +198,11 @@ impl Shared {
         write(&self.regions).remove(id.slot, id.generation);
     }
 
+    /// Undoes what transports registered natively for a region that nobody uses any more.
+    pub(crate) fn forget_registrations(&self, id: RegionId, until: Instant) -> Result<()> {
+        self.transports.iter().try_for_each(|transport| transport.forget(id, until))
+    }
+
     pub(crate) fn publish(
         self: &Arc<Self>,
         layout: CacheLayout,

@@ -155,6 +155,8 @@ pub(crate) struct Flight {
     waiting: Mutex<Option<Box<Batch>>>,
     /// `DETACHED` and `ENDED`: whichever comes second reports the end of a transfer that nobody waits for.
     fate: AtomicU8,
+    /// Why the event that it waited for failed.
+    failed_start: OnceLock<Error>,
     /// Why it was stopped, the first time: a link knows only that it was.
     stopped: OnceLock<StatusKind>,
     ended: Mutex<Option<(Instant, Status)>>,
@@ -198,6 +200,7 @@ impl Flight {
             cache: plan.cache,
             waiting: Mutex::new(None),
             fate: AtomicU8::new(0),
+            failed_start: OnceLock::new(),
             stopped: OnceLock::new(),
             ended: Mutex::new(None),
         })
@@ -208,9 +211,16 @@ impl Flight {
         *self.waiting() = Some(Box::new(batch));
     }
 
-    /// Posts the batch that `hold` kept. A refusal at this point is the transfer's end.
-    pub(crate) fn begin(&self) {
+    /// Posts the batch that `hold` kept. A refusal at this point is the transfer's end, and so is a failed event.
+    pub(crate) fn begin(&self, event: Result<()>) {
         let Some(batch) = self.waiting().take() else { return };
+        if let Err(error) = event {
+            let status = Status::quiet(StatusKind::Native).with_native(error.native().unwrap_or(0));
+            let _ = self.failed_start.set(error);
+            // SAFETY: the batch was never posted, so nothing touches either side on its behalf.
+            unsafe { batch.done.finish(status) };
+            return;
+        }
         if self.stopped.get().is_some() {
             // SAFETY: the batch was never posted, so nothing touches either side on its behalf.
             unsafe { batch.done.finish(Status::quiet(StatusKind::Cancelled)) };
@@ -311,6 +321,9 @@ impl Flight {
 
     /// The boxed error, built only where a caller asks.
     fn error(&self, status: Status) -> Error {
+        if let Some(error) = self.failed_start.get() {
+            return error.clone();
+        }
         let (kind, why) = explain(status.kind);
         let operation = match self.op {
             Op::Read => "read",

@@ -152,6 +152,16 @@ pub trait Transport: Send + Sync {
     /// The reason in words that `auto` can log: other network namespace, no ptrace right, a failed probe.
     fn link(&self, config: LinkConfig) -> Result<Arc<dyn Link>, Error>;
 
+    /// Undoes what was registered natively for a region of ours that neither a transfer nor a peer uses any more. Blocks
+    /// until `deadline` at most; never called on a hot thread. Links that pin the registration may be made anew for it.
+    ///
+    /// # Errors
+    /// The native library did not let go: the region's memory must stay as it is.
+    fn forget(&self, region: RegionId, deadline: Instant) -> Result<(), Error> {
+        let _ = (region, deadline);
+        Ok(())
+    }
+
     /// Stops its threads and listeners, without waiting. Links are closed one by one before.
     fn close(&self);
 }

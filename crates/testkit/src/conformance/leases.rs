@@ -263,6 +263,69 @@ pub fn notifications_arrive_once_and_failures_are_told(ground: &Ground) {
     pair.close();
 }
 
+/// The work that an event stands for may fail: then its transfer says so, and its lease is revoked.
+pub fn a_failed_event_ends_what_waits_for_it(ground: &Ground) {
+    let pair = ground.pair(BYTES);
+    let (owners, importers) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
+    let route = pair.route(&importers);
+    let blocks = ids(0..2);
+    let broken = || Error::new(ErrorKind::Resource, "event", "the stream was aborted").with_native(107_023);
+    let event = Event::new();
+    let options = LeaseOptions::default().start(Start::AfterEvent(event.clone()));
+    let pending = owners.lease(&[&blocks], Rights::Read, options).expect("lease");
+    event.fail(broken());
+    assert_eq!(pending.wait_free(WAIT).expect("free").outcome, Outcome::Revoked);
+    let (_lease, grant) = pair.lease(&owners, &[&blocks], Rights::Read);
+    let plan = route.read(&grant, &[&blocks], &[&blocks]).expect("planned");
+    let event = Event::new();
+    let transfer = plan.submit(Submit::default().start(Start::AfterEvent(event.clone()))).expect("submitted");
+    event.fail(broken());
+    event.fire();
+    let error = transfer.wait(WAIT).expect("ends").expect_err("never began");
+    assert_eq!((error.kind(), error.native()), (ErrorKind::Resource, Some(107_023)), "{error}");
+    let late = plan.submit(Submit::default().start(Start::AfterEvent(event))).expect("submitted");
+    assert_eq!(late.wait(WAIT).expect("ends").expect_err("failed before").native(), Some(107_023));
+    drop((transfer, late, plan, grant, route, owners, importers, pending));
+    pair.close();
+}
+
+/// Sleep mode: after `suspend` nobody touches the memory; after `resume` a new route does again.
+pub fn a_suspended_region_lets_go_and_comes_back(ground: &Ground) {
+    let pair = ground.pair(BYTES);
+    let (owners, importers) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
+    let route = pair.route(&importers);
+    let blocks = ids(0..BLOCKS);
+    let (lease, grant) = pair.lease(&owners, &[&blocks], Rights::Read);
+    let plan = route.read(&grant, &[&blocks], &[&blocks]).expect("planned");
+    for region in [&pair.owner.region, &pair.importer.region] {
+        region.suspend(WAIT).expect("suspended");
+        let error = region.read(0, &mut [0]).expect_err("suspended");
+        assert!(error.message().contains("resume"), "{error}");
+    }
+    pair.expect_quiet();
+    assert_eq!(lease.wait_free(WAIT).expect("free").outcome, Outcome::Revoked);
+    assert!(outcome(&plan).is_err());
+    let error =
+        owners.lease(&[&blocks], Rights::Read, LeaseOptions::default()).map(drop).expect_err("suspended");
+    assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    for region in [&pair.owner.region, &pair.importer.region] {
+        // SAFETY: the test never unmapped it.
+        unsafe { region.resume() }.expect("resumed");
+        // SAFETY: as above.
+        let twice = unsafe { region.resume() };
+        assert_eq!(twice.expect_err("open").kind(), ErrorKind::ApiMisuse);
+    }
+    let (ours, theirs) = (Image::fill(&pair.importer.region, 1), Image::fill(&pair.owner.region, 2));
+    let again = pair.route(&importers);
+    let (_lease, grant) = pair.lease(&owners, &[&blocks], Rights::Read);
+    outcome(&again.read(&grant, &[&blocks], &[&blocks]).expect("planned")).expect("moved");
+    let mut moved = ours;
+    moved.copy(0, &theirs, 0, BYTES);
+    moved.check(&pair.importer.region, "importer");
+    drop((plan, grant, route, again, owners, importers, lease));
+    pair.close();
+}
+
 /// `close` returns when the peer's import and transfers are over, and not before: then the pages are forbidden.
 pub fn a_region_closed_while_exported_waits_for_its_peers(ground: &Ground) {
     for op in [Op::Read, Op::Write] {

@@ -45,6 +45,8 @@ macro_rules! for_each_fact {
             leases::claims_wait_for_the_event_of_a_pending_lease,
             leases::wrong_rights_and_blocks_outside_the_lease_are_refused,
             leases::notifications_arrive_once_and_failures_are_told,
+            leases::a_failed_event_ends_what_waits_for_it,
+            leases::a_suspended_region_lets_go_and_comes_back,
             leases::a_region_closed_while_exported_waits_for_its_peers,
             leases::a_route_over_a_closed_region_is_refused,
             leases::the_end_of_either_side_is_told_to_the_other,
