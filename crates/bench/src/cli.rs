@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// Predicts from published curves how long a prompt takes between NPUs, link by link. Nothing is measured.
     #[command(after_help = MODEL_EXAMPLES)]
     Model(Model),
+    /// Says what this machine has, what is wrong with it, and how to mend it.
+    #[command(after_help = DOCTOR_NOTES)]
+    Doctor(Doctor),
     /// Measures the engine against the C reference for every transport and several block sizes.
     #[command(
         after_help = "Examples:\n  ropeway-bench targets\n  ropeway-bench targets --transport shm --json"
@@ -73,6 +76,9 @@ const MODEL_EXAMPLES: &str = "Examples:
   ropeway-bench model --direction rD2H --json              into host memory
 
 The curves are those of HIXL's own benchmark (benchmarks/performance_en.md, 2026-08-22), taken by its makers.";
+
+const DOCTOR_NOTES: &str = "The exit code is 0 when nothing is wrong, 1 when something is, and 3 when nothing is but there is no CANN:
+then everything works but the NPU transports.";
 
 /// Which way to move the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -311,6 +317,19 @@ pub(crate) struct Model {
     /// Print the table as the documents have it.
     #[arg(long, conflicts_with = "json")]
     pub(crate) markdown: bool,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Doctor {
+    /// The CANN to look at (a folder with lib64); by default where the engine would look.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cann: Option<PathBuf>,
+    /// Leave NPUs out.
+    #[arg(long, conflicts_with = "cann")]
+    pub(crate) host_only: bool,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -4,6 +4,7 @@
 
 mod cli;
 mod control;
+mod doctor;
 mod duel;
 mod engine;
 mod far;
@@ -41,23 +42,28 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(io::stderr)
         .init();
-    let result = match Cli::parse().command {
-        Command::Pd(options) => pd::run(&options),
-        Command::Serve(options) => serve::run(&options),
-        Command::Replay(options) => replay::run(&options),
-        Command::Limits(options) => limits::run(&options).map_err(Failure::from),
-        Command::Run(options) => run::run(&options),
-        Command::Model(options) => predict::run(&options),
-        Command::Targets(options) => targets::run(&options),
-        Command::Producer(options) => produce(&options),
+    let result: Result<ExitCode, Failure> = match Cli::parse().command {
+        Command::Pd(options) => done(pd::run(&options)),
+        Command::Serve(options) => done(serve::run(&options)),
+        Command::Replay(options) => done(replay::run(&options)),
+        Command::Limits(options) => done(limits::run(&options).map_err(Failure::from)),
+        Command::Run(options) => done(run::run(&options)),
+        Command::Model(options) => done(predict::run(&options)),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Targets(options) => done(targets::run(&options)),
+        Command::Producer(options) => done(produce(&options)),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             output::complain(failure);
             ExitCode::FAILURE
         }
     }
+}
+
+fn done(result: Result<(), Failure>) -> Result<ExitCode, Failure> {
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 /// The other end of `Far::spawn`.

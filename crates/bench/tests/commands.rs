@@ -331,3 +331,19 @@ fn predictions_say_that_they_are() {
         assert_eq!(object["predicted"], true, "{line}");
     }
 }
+
+#[test]
+fn the_doctor_looks_at_a_machine_without_npus() {
+    let output = bench("doctor --host-only --json");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["command"], &report["simulated"]), (&"doctor".into(), &false.into()));
+    let findings = report["findings"].as_array().unwrap();
+    let wrong = findings.iter().filter(|finding| finding["state"] == "wrong").count();
+    assert_eq!(output.status.code(), Some(if wrong == 0 { 0 } else { 1 }));
+    for name in
+        ["kernel", "cores", "clock", "memfd", "ptrace scope", "huge pages", "host memory", "interfaces"]
+    {
+        assert!(findings.iter().any(|finding| finding["name"] == name), "nothing about {name}: {report}");
+    }
+    assert!(String::from_utf8(bench("doctor --host-only").stdout).unwrap().contains("ptrace scope"));
+}
