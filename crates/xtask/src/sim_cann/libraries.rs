@@ -109,13 +109,8 @@ impl Place<'_> {
         let temporary = self.lib64.join(format!("{library}.new"));
         let mut command = tool(self.layout, compiler, variable);
         command.args(["-shared", "-fPIC", "-o"]).arg(&temporary).args(arguments);
-        command.arg("-L").arg(&self.lib64).arg("-lascend_sim");
-        command.args([
-            "-Wl,-rpath,$ORIGIN",
-            "-Wl,-z,now",
-            "-Wl,--no-as-needed",
-            &format!("-Wl,-soname,{library}"),
-        ]);
+        command.args(["-Wl,-rpath,$ORIGIN", "-Wl,-z,now", &format!("-Wl,-soname,{library}")]);
+        command.args(["-Wl,--no-as-needed", "-L"]).arg(&self.lib64).arg("-lascend_sim");
         stdout(&mut command).map_err(|error| format!("{library}: {error}"))?;
         fs::rename(&temporary, self.lib64.join(library)).map_err(|error| format!("{library}: {error}"))
     }
