@@ -28,6 +28,8 @@ use bytes::Bytes;
 use ropeway_core::{Error, Op, RegionId, Result};
 use ropeway_transport::{Memory, Role, TransportKind};
 
+use crate::curves::Cuts;
+
 /// One library's way to peers. One per engine.
 pub trait Native: Send + Sync + 'static {
     /// Which transport it is offered as.
@@ -241,6 +243,12 @@ pub unsafe trait Mover: Send {
 
     /// Asks for a request. In any order; each until it gives something else than [`Polled::Waiting`], and never after.
     fn poll(&mut self, request: Request) -> Polled;
+
+    /// Into which pieces the engine is to cut merged runs, by direction: what the link that [`Self::connect`] made is
+    /// fastest at. Asked after each `connect`. By default runs go whole.
+    fn cuts(&self) -> Cuts {
+        Cuts::WHOLE
+    }
 
     /// Whether the peer's process is proven dead: a pidfd, on the same host. Called on slow threads and on the posting
     /// thread, and does not wait.
