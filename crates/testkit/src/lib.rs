@@ -1,6 +1,7 @@
 //! What tests of several crates share. Used from tests only.
 
 mod absent;
+pub mod cann;
 #[cfg(feature = "engine")]
 pub mod conformance;
 pub mod fuzz;
