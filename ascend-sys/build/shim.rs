@@ -83,13 +83,19 @@ impl Compiler {
         let header = fs::read_to_string(include.join("hixl/hixl.h")).unwrap_or_default();
         let output = self.run(|command| {
             command.args(["-fsyntax-only", "-DROPEWAY_CANN_HEADERS", "-isystem"]).arg(&include);
+            command.arg("-isystem").arg(include.join("external"));
             if !header.contains("GetAsyncConnectStatus") {
                 command.arg("-DROPEWAY_CANN_BEFORE_9_1");
             }
             command.arg("shim/shim.cpp")
         });
-        let what = format!("the HIXL shim does not fit the headers in {}", include.display());
-        expect_success(&what, output);
+        let said = output.as_ref().map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+        if said.is_ok_and(|said| said.contains("No such file or directory")) {
+            let include = include.display();
+            println!("cargo::warning=the headers in {include} are not whole: the HIXL shim was not checked against them");
+            return;
+        }
+        expect_success(&format!("the HIXL shim does not fit the headers in {}", include.display()), output);
     }
 
     fn run(&self, arguments: impl FnOnce(&mut Command) -> &mut Command) -> io::Result<Output> {

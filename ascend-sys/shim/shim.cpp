@@ -5,6 +5,7 @@
 // as a check only; ROPEWAY_CANN_BEFORE_9_1 then leaves out what those headers do not know.
 #include "../include/hixl_shim.h"
 
+#include <cstddef>
 #include <cstring>
 #include <map>
 #include <new>
@@ -20,6 +21,21 @@
 #define ROPEWAY_API extern "C" __attribute__((visibility("default")))
 
 using ge::AscendString;
+
+// Of whichever declaration was included: what the library on the other side takes for granted.
+static_assert(sizeof(AscendString) == 16, "one shared pointer");
+static_assert(sizeof(hixl::Hixl) == 8, "one unique pointer");
+static_assert(sizeof(hixl::MemDesc) == 144 && offsetof(hixl::MemDesc, len) == 8, "");
+static_assert(sizeof(hixl::TransferOpDesc) == 24 && offsetof(hixl::TransferOpDesc, remote_addr) == 8, "");
+static_assert(sizeof(hixl::TransferArgs) == 128 && sizeof(hixl::NotifyDesc) == 32, "");
+static_assert(sizeof(hixl::MemType) == 4 && sizeof(hixl::TransferOp) == 4, "");
+static_assert(sizeof(hixl::TransferStatus) == 4, "");
+#ifndef ROPEWAY_CANN_BEFORE_9_1
+static_assert(sizeof(hixl::GetTransferStatusArgs) == 128 && sizeof(hixl::TransferResult) == 128, "");
+static_assert(offsetof(hixl::GetTransferStatusArgs, skip_waiting) == 4, "");
+static_assert(offsetof(hixl::TransferResult, user_data) == 8 && offsetof(hixl::TransferResult, status) == 16, "");
+static_assert(sizeof(hixl::AsyncConnectStatus) == 4 && sizeof(hixl::FeatureType) == 4, "");
+#endif
 
 // What the shim itself answers: an argument that cannot be, a member that this HIXL has not, an exception.
 constexpr std::uint32_t kParamInvalid = 103900;
