@@ -9,11 +9,12 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("ropeway-core", &[]),
     ("ropeway-transport", &["ropeway-core"]),
-    ("ropeway-ascend", &["ropeway-core", "ropeway-transport"]),
+    ("ascend-sys", &[]),
+    ("ropeway-ascend", &["ascend-sys", "ropeway-core", "ropeway-transport"]),
     ("ropeway", &["ropeway-core", "ropeway-transport"]),
     ("ropeway-bench", &["ropeway", "ropeway-ascend", "ropeway-core", "ropeway-transport"]),
     ("ropeway-testkit", &["ropeway", "ropeway-core", "ropeway-transport"]),
-    ("ropeway-ascend-sim", &[]),
+    ("ropeway-ascend-sim", &["ascend-sys"]),
     ("xtask", &[]),
 ];
 

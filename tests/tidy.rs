@@ -7,6 +7,9 @@ use std::path::Path;
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 
+/// Where files may be longer: nobody reads what a tool wrote.
+const GENERATED: &[&str] = &["ascend-sys/src/bindings/"];
+
 /// Ways to reach bytes that would be undefined behaviour over a region, where a peer may write at any time. Only the
 /// copy kernels and the system calls move region bytes.
 const DEREFERENCES: &[&str] = &[
@@ -90,7 +93,9 @@ fn no_file_is_longer_than_a_reader_can_hold() {
     let long: Vec<String> = files(&[".rs", ".c", ".h", ".py"])
         .iter()
         .map(|file| (file.text.lines().count(), &file.path))
-        .filter(|(lines, _)| *lines > FILE_LINES_MAX)
+        .filter(|(lines, path)| {
+            *lines > FILE_LINES_MAX && !GENERATED.iter().any(|folder| path.starts_with(folder))
+        })
         .map(|(lines, path)| format!("{path}: {lines} lines"))
         .collect();
     assert_none(&long, "at most 600 lines a file; split by sub-machine, not by part");

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 const SOURCES: &[&str] = &["shim/shim.cpp", "shim/hixl.hpp", "shim/exports.map", "include/hixl_shim.h", "build/shim.rs"];
 
 /// Writes `shim.rs` into the output folder: the constant `EMBEDDED`.
-pub fn build() {
+pub(crate) fn build() {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }

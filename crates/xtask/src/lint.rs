@@ -2,13 +2,18 @@
 
 use crate::stage::{Outcome, Stage};
 use crate::step::{Counts, Step, run_all};
-use crate::tools;
+use crate::{bindings, tools};
 
 /// The stages of `cargo xtask lint`.
 pub(crate) const STAGES: &[Stage] = &[
     Stage { name: "fmt", about: "rustfmt would change nothing", run: fmt },
     Stage { name: "clippy", about: "every target, warnings denied", run: clippy },
     Stage { name: "doc", about: "public and private documentation builds without a warning", run: doc },
+    Stage {
+        name: "bindings",
+        about: "the headers of ascend-sys give the bindings that are checked in",
+        run: bindings::stage,
+    },
     Stage {
         name: "deny",
         about: "licences, sources and duplicates of the dependency tree (deny.toml)",

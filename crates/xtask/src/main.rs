@@ -3,7 +3,9 @@
 
 mod aarch64;
 mod bench;
+mod bindings;
 mod counts;
+mod figures;
 mod fuzz;
 mod lint;
 mod sim_cann;
@@ -41,6 +43,12 @@ enum Command {
     },
     /// Lays out the software CANN in a folder, as an installation: for ROPEWAY_CANN_PATH, without an NPU.
     SimCann(sim_cann::Layout),
+    /// Makes the bindings of `ascend-sys` anew from its headers and figures.
+    Bindings {
+        /// Changes nothing, and fails when the checked-in ones differ.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -56,6 +64,13 @@ fn main() -> ExitCode {
         Command::Lint(selection) => stage::run(lint::STAGES, &selection),
         Command::Bench { arguments } => bench::run(arguments),
         Command::SimCann(layout) => sim_cann::run(&layout),
+        Command::Bindings { check } => match bindings::run(check) {
+            stage::Outcome::Passed(_) => true,
+            stage::Outcome::Failed(_, why) | stage::Outcome::Skipped(why) => {
+                println!("{why}");
+                false
+            }
+        },
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

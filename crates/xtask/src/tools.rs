@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use crate::step::Step;
 
 const CARGO_DENY: &str = "0.20.2";
+const BINDGEN: &str = "0.72.1";
+const LIBCLANG: &str = "18.1.1";
 
 /// Makes sure that `program` can be run; else installs Debian's `packages`.
 pub(crate) fn program(program: &str, packages: &str) -> Result<(), String> {
@@ -24,14 +26,46 @@ pub(crate) fn cargo_deny() -> Result<PathBuf, String> {
     if found("cargo-deny") {
         return Ok("cargo-deny".into());
     }
-    let folder = cache().join(format!("cargo-deny-{CARGO_DENY}"));
-    let binary = folder.join("bin/cargo-deny");
+    cargo_install("cargo-deny", "cargo-deny", CARGO_DENY)
+}
+
+/// The bindgen of one version, so that the same headers give the same text everywhere: kept, or built now.
+pub(crate) fn bindgen() -> Result<PathBuf, String> {
+    cargo_install("bindgen-cli", "bindgen", BINDGEN)
+}
+
+/// The folder of a libclang of one version: kept from an earlier call, or the one that PyPI has.
+pub(crate) fn libclang() -> Result<PathBuf, String> {
+    let folder = cache().join(format!("libclang-{LIBCLANG}"));
+    let inside = folder.join("clang/native");
+    if inside.join("libclang.so").is_file() {
+        return Ok(inside);
+    }
+    println!("installing through pip: libclang {LIBCLANG} into {}", folder.display());
+    Step::program("python3")
+        .args("-m pip install --quiet --no-deps --target")
+        .arg(&folder)
+        .arg(format!("libclang=={LIBCLANG}"))
+        .quietly()?;
+    if inside.join("libclang.so").is_file() {
+        Ok(inside)
+    } else {
+        Err(format!("{} has no libclang.so", inside.display()))
+    }
+}
+
+/// The program of a crate: one from an earlier call, or built now (about a minute).
+fn cargo_install(package: &str, program: &str, version: &str) -> Result<PathBuf, String> {
+    let folder = cache().join(format!("{package}-{version}"));
+    let binary = folder.join("bin").join(program);
     if binary.is_file() {
         return Ok(binary);
     }
-    println!("installing through cargo: cargo-deny {CARGO_DENY} into {}", folder.display());
-    let build = Step::cargo("install --quiet --locked cargo-deny --version")
-        .arg(CARGO_DENY)
+    println!("installing through cargo: {package} {version} into {}", folder.display());
+    let build = Step::cargo("install --quiet --locked")
+        .arg(package)
+        .arg("--version")
+        .arg(version)
         .arg("--root")
         .arg(&folder);
     // It runs for a second: a quick build is worth more than a quick program.
