@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const SOURCES: &[&str] = &["shim/shim.cpp", "shim/hixl.hpp", "shim/exports.map", "include/hixl_shim.h", "build/shim.rs"];
+const SOURCES: &[&str] =
+    &["shim/shim.cpp", "shim/hixl.hpp", "shim/exports.map", "include/hixl_shim.h", "build/shim.rs"];
 
 /// Writes `shim.rs` into the output folder: the constant `EMBEDDED`.
 pub(crate) fn build() {
@@ -59,7 +60,8 @@ impl Compiler {
         let probe = out.join("probe.cpp");
         let text = "#include <map>\n#include <memory>\nstd::map<int, std::shared_ptr<int>> held;\n";
         fs::write(&probe, text).expect("the output folder can be written");
-        let output = compiler.run(|command| command.arg("-shared").arg(&probe).arg("-o").arg(out.join("probe.so")));
+        let output =
+            compiler.run(|command| command.arg("-shared").arg(&probe).arg("-o").arg(out.join("probe.so")));
         let output = output.map_err(|error| format!("{}: {error}", compiler.0.path().display()))?;
         if output.status.success() { Ok(compiler) } else { Err(first_line(&output)) }
     }
@@ -79,7 +81,9 @@ impl Compiler {
     fn check_against_installed_headers(&self) {
         let roots = ["ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"].into_iter().filter_map(env::var_os);
         let includes = roots.map(|root| PathBuf::from(root).join("include"));
-        let Some(include) = includes.into_iter().find(|include| include.join("hixl/hixl.h").is_file()) else { return };
+        let Some(include) = includes.into_iter().find(|include| include.join("hixl/hixl.h").is_file()) else {
+            return;
+        };
         let header = fs::read_to_string(include.join("hixl/hixl.h")).unwrap_or_default();
         let output = self.run(|command| {
             command.args(["-fsyntax-only", "-DROPEWAY_CANN_HEADERS", "-isystem"]).arg(&include);
