@@ -24,6 +24,8 @@ const HCCL_LIBRARIES: &[(&str, Scope)] = &[("libhcomm.so", Scope::Global), ("lib
 const HIXL_LIBRARY: &str = "libcann_hixl.so";
 /// Where `ge::AscendString` is: today, and in older releases.
 const STRING_LIBRARIES: &[&str] = &["libmetadef.so", "libgraph_base.so", "libgraph.so"];
+/// Only the software CANN has it.
+const SIMULATOR_MARK: &str = "ropeway_sim_configure";
 /// Names a shim to load instead of the embedded one.
 const SHIM_VARIABLE: &str = "ROPEWAY_HIXL_SHIM";
 
@@ -33,6 +35,7 @@ pub struct Cann {
     /// AscendCL.
     pub acl: acl::Api,
     root: PathBuf,
+    simulated: bool,
     /// The folder of the libraries; none where the loader's own path found them.
     folder: Option<PathBuf>,
     opened: Mutex<Vec<(String, PathBuf)>>,
@@ -117,6 +120,7 @@ impl Cann {
         }
         let cann = Self {
             acl: filled?,
+            simulated: set.has(SIMULATOR_MARK),
             root,
             folder,
             opened: Mutex::new(set.opened()),
@@ -132,6 +136,12 @@ impl Cann {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether it is the software CANN: then no figure says anything about an NPU.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.simulated
     }
 
     /// Names and files of the libraries opened so far.

@@ -166,6 +166,24 @@ impl Direction {
         }
     }
 
+    /// What the side that is called local does.
+    pub const fn op(self) -> ropeway_core::Op {
+        match self {
+            Self::D2rD | Self::D2rH | Self::H2rH | Self::H2rD => ropeway_core::Op::Write,
+            Self::RD2D | Self::RH2D | Self::RH2H | Self::RD2H => ropeway_core::Op::Read,
+        }
+    }
+
+    /// Whether the local end is in a device's memory.
+    pub const fn local_is_device(self) -> bool {
+        matches!(self, Self::D2rD | Self::RD2D | Self::D2rH | Self::RH2D)
+    }
+
+    /// Whether the remote end is in a device's memory.
+    pub const fn remote_is_device(self) -> bool {
+        matches!(self, Self::D2rD | Self::RD2D | Self::H2rD | Self::RD2H)
+    }
+
     /// As HIXL's benchmark writes it.
     pub const fn name(self) -> &'static str {
         match self {

@@ -57,6 +57,14 @@ fn no_curve_needs_more_steps_than_are_kept() {
 }
 
 #[test]
+fn a_direction_is_its_op_and_its_two_ends() {
+    for direction in Direction::ALL {
+        let same = Direction::of(direction.op(), direction.local_is_device(), direction.remote_is_device());
+        assert_eq!(same, direction);
+    }
+}
+
+#[test]
 fn chips_are_known_by_the_names_of_their_socs() {
     for (soc, chip) in [
         ("Ascend910B3", Some(Chip::A2)),
