@@ -96,7 +96,9 @@ impl Compiler {
         let said = output.as_ref().map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
         if said.is_ok_and(|said| said.contains("No such file or directory")) {
             let include = include.display();
-            println!("cargo::warning=the headers in {include} are not whole: the HIXL shim was not checked against them");
+            println!(
+                "cargo::warning=the headers in {include} are not whole: the HIXL shim was not checked against them"
+            );
             return;
         }
         expect_success(&format!("the HIXL shim does not fit the headers in {}", include.display()), output);
