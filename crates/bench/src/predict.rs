@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use ropeway_ascend::curves::{Chip, Cut, Hosts, Link, Way};
+use ropeway_ascend::curves::{Cut, Hosts, Link, Way};
+use ropeway_ascend::node::Chip;
 use ropeway_core::{
     BlockId, CacheLayout, Cursor, Limits, Op, RegionId, RouteMap, RouteParts, Run, Runs, Scope, Strided,
 };
@@ -181,12 +182,12 @@ fn chosen(link: Link) -> &'static str {
         (_, Hosts::One, Way::HccsClientServer) => "CANN 9.1 and later",
         (_, Hosts::One, Way::HccsCommunicator) => "before CANN 9.1",
         (_, Hosts::One, Way::RoceClientServer | Way::RoceCommunicator) => "HCCL_INTRA_ROCE_ENABLE=1",
-        (Chip::A2, Hosts::Two, Way::RoceClientServer) => "CANN 9.1 and later",
-        (Chip::A2, Hosts::Two, Way::RoceCommunicator) => "before CANN 9.1",
-        (Chip::A3, Hosts::Two, Way::RoceClientServer) => "two super-pods, CANN 9.1 and later",
-        (Chip::A3, Hosts::Two, Way::RoceCommunicator) => "two super-pods, before CANN 9.1",
         (_, Hosts::Two, Way::HccsCommunicator) => "one super-pod, before CANN 9.1",
         (_, Hosts::Two, Way::HccsClientServer) => "one super-pod, CANN 9.1 and later",
+        (Chip::A3, Hosts::Two, Way::RoceClientServer) => "two super-pods, CANN 9.1 and later",
+        (Chip::A3, Hosts::Two, Way::RoceCommunicator) => "two super-pods, before CANN 9.1",
+        (_, Hosts::Two, Way::RoceClientServer) => "CANN 9.1 and later",
+        (_, Hosts::Two, Way::RoceCommunicator) => "before CANN 9.1",
     }
 }
 

@@ -10,17 +10,12 @@ use std::fmt;
 
 pub use cut::{Cut, Cuts};
 
+use crate::hixl::offer::Mode;
+use crate::hixl::way;
+use crate::node::Chip;
+
 /// Block sizes of the published measurements, in bytes.
 pub const SIZES: [u64; 8] = [16 << 10, 32 << 10, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20];
-
-/// A family of NPUs with published figures. For the Ascend 950 there are none.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Chip {
-    /// Ascend 910B.
-    A2,
-    /// Ascend 910_93xx.
-    A3,
-}
 
 /// Whether both ends are in one host.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -72,7 +67,7 @@ pub enum Direction {
 /// A link whose figures may be published.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Link {
-    /// Of both ends.
+    /// Of both ends. Figures are published for A2 and A3.
     pub chip: Chip,
     /// Where they are.
     pub hosts: Hosts,
@@ -90,6 +85,19 @@ impl Link {
     /// All links with published figures.
     pub fn published() -> impl ExactSizeIterator<Item = Self> {
         published::PUBLISHED.iter().map(|published| published.link)
+    }
+
+    /// The link that HIXL makes; `None` for one that nothing is published for.
+    pub fn of_hixl(chip: Chip, hosts: Hosts, way: way::Way, mode: Mode) -> Option<Self> {
+        let way = match (way, mode) {
+            (way::Way::Hccs, Mode::Communicator) => Way::HccsCommunicator,
+            (way::Way::Hccs, Mode::ClientServer) => Way::HccsClientServer,
+            (way::Way::Roce, Mode::Communicator) => Way::RoceCommunicator,
+            (way::Way::Roce, Mode::ClientServer) => Way::RoceClientServer,
+            _ => return None,
+        };
+        let link = Self { chip, hosts, way };
+        Self::published().any(|published| published == link).then_some(link)
     }
 
     /// Its curve in one direction; `None` when the direction is not supported or was not measured.
@@ -215,25 +223,6 @@ impl Way {
             Self::HccsClientServer => "HCCS, client/server",
             Self::FabricDevice => "fabric, device unfolds",
             Self::FabricHost => "fabric, host unfolds",
-        }
-    }
-}
-
-impl Chip {
-    /// The chip of a SoC name as `aclrtGetSocName` gives it, where figures are published for it.
-    pub fn of_soc(name: &str) -> Option<Self> {
-        let rest = name.strip_prefix("Ascend910")?;
-        match rest.strip_prefix('_') {
-            Some(digits) => digits.starts_with("93").then_some(Self::A3),
-            None => rest.starts_with('B').then_some(Self::A2),
-        }
-    }
-
-    /// Its short name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::A2 => "A2",
-            Self::A3 => "A3",
         }
     }
 }

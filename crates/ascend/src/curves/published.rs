@@ -3,13 +3,13 @@
 //! Source: HIXL project, `benchmarks/performance_en.md`, 2026-08-22; the vendor's own measurements. A direction that is
 //! missing is not supported there, or was not measured.
 
-use super::Chip::{A2, A3};
 use super::Direction::{self, D2rD, D2rH, H2rD, H2rH, RD2D, RD2H, RH2D, RH2H};
 use super::Hosts::{One, Two};
 use super::Way::{
     FabricDevice, FabricHost, HccsClientServer, HccsCommunicator, RoceClientServer, RoceCommunicator,
 };
 use super::{Link, SIZES};
+use crate::node::Chip::{A2, A3};
 
 /// One link and its curves.
 pub(super) struct Published {

@@ -65,16 +65,13 @@ fn a_direction_is_its_op_and_its_two_ends() {
 }
 
 #[test]
-fn chips_are_known_by_the_names_of_their_socs() {
-    for (soc, chip) in [
-        ("Ascend910B3", Some(Chip::A2)),
-        ("Ascend910B2C", Some(Chip::A2)),
-        ("Ascend910_9391", Some(Chip::A3)),
-        ("Ascend950PR_9599", None),
-        ("Ascend910", None),
-    ] {
-        assert_eq!(Chip::of_soc(soc), chip, "{soc}");
-    }
+fn links_of_hixl_are_found_where_figures_are_published() {
+    let link = |chip, hosts, way, mode| Link::of_hixl(chip, hosts, way, mode).map(|link| link.way);
+    let (hccs, roce, served) = (way::Way::Hccs, way::Way::Roce, Mode::ClientServer);
+    assert_eq!(link(Chip::A2, Hosts::One, hccs, served), Some(Way::HccsClientServer));
+    assert_eq!(link(Chip::A2, Hosts::Two, roce, Mode::Communicator), Some(Way::RoceCommunicator));
+    assert_eq!(link(Chip::A3, Hosts::Two, hccs, served), None);
+    assert_eq!(link(Chip::Ascend950, Hosts::One, way::Way::Ub, served), None);
 }
 
 proptest! {
