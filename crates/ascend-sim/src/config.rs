@@ -34,6 +34,8 @@ pub struct Settings {
     pub host_visible: Option<bool>,
     /// Whether work takes time.
     pub timing: Option<Timing>,
+    /// Whether links move bytes; without, a transfer that passed its checks is over, which shows what posting costs.
+    pub move_data: Option<bool>,
     /// As `ASCEND_RT_VISIBLE_DEVICES`.
     pub visible_devices: Option<String>,
 }
@@ -53,6 +55,8 @@ pub struct Config {
     pub host_visible: bool,
     /// Whether work takes time.
     pub timing: Timing,
+    /// Links move bytes.
+    pub moves_data: bool,
     /// As `ASCEND_RT_VISIBLE_DEVICES`: indices into the node's devices, comma-separated.
     pub visible_devices: Option<String>,
 }
@@ -80,6 +84,7 @@ impl Settings {
         take(&mut self.faults, other.faults);
         take(&mut self.host_visible, other.host_visible);
         take(&mut self.timing, other.timing);
+        take(&mut self.move_data, other.move_data);
         take(&mut self.visible_devices, other.visible_devices);
     }
 
@@ -123,6 +128,9 @@ impl Settings {
                 .host_visible
                 .unwrap_or_else(|| var("ROPEWAY_SIM_HOST_VISIBLE").is_some_and(|value| value != "0")),
             timing,
+            moves_data: self
+                .move_data
+                .unwrap_or_else(|| var("ROPEWAY_SIM_DATA").is_none_or(|value| value != "off")),
             visible_devices: self.visible_devices.or_else(|| std::env::var("ASCEND_RT_VISIBLE_DEVICES").ok()),
             topology,
         })

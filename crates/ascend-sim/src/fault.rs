@@ -15,7 +15,7 @@ use crate::fail::{Done, Fail, code};
 pub const KNOWN: &[(&str, &[&str])] = &[
     ("late_completion", &["ms"]),
     ("partial_write", &["fraction"]),
-    ("slow", &["ms"]),
+    ("slow", &["ms", "us_per_descriptor"]),
     ("lost_link", &["code"]),
     ("device_lost", &["code"]),
     ("ecc", &[]),
@@ -90,6 +90,11 @@ impl Faults {
         self.armed.store(!new.rules.is_empty(), Ordering::Release);
         *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
+    }
+
+    /// Whether there is nothing that could happen.
+    pub fn is_empty(&self) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).rules.is_empty()
     }
 
     /// Whether the fault happens here, now. Counts.

@@ -9,14 +9,22 @@
 //! - [`hbm`]: device memory, its addresses, and who holds which block;
 //! - [`work`]: ordered queues of asynchronous work with completion times;
 //! - [`fault`]: scripted faults; [`context`]: what a thread is bound to; [`runtime`]: all of it together.
+//!
+//! The links between devices, over it: `net` (control connections), `dma` (what moves the bytes), [`model`] (how long
+//! that takes), [`hixl`] and its C API.
 
+mod anchor;
 pub mod config;
 pub mod context;
+mod dma;
 pub mod fail;
 pub mod fault;
 pub mod ffi;
 pub mod handles;
 pub mod hbm;
+pub mod hixl;
+pub mod model;
+mod net;
 pub mod runtime;
 pub mod state;
 pub mod topology;
