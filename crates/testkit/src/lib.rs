@@ -12,6 +12,8 @@ pub mod oracle;
 #[cfg(feature = "engine")]
 pub mod process;
 pub mod sim;
+#[cfg(feature = "cann")]
+pub mod simulator;
 #[cfg(feature = "engine")]
 pub mod watchdog;
 
