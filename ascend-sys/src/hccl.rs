@@ -46,37 +46,38 @@ impl HcclCommConfig {
 }
 
 table! {
-/// HCCL.
-pub struct Api {
-    HcclGetRootInfo,
-    HcclCommInitRootInfoConfig,
-    HcclCommDestroy,
-    HcclGetCommAsyncError,
-    HcclGetErrorString,
-    HcclSend,
-    HcclRecv,
-    HcclBatchSendRecv,
-}
+    /// HCCL: what must be there.
+    pub struct Api since "8.5.0" {
+        HcclGetRootInfo,
+        HcclCommInitRootInfoConfig,
+        HcclCommDestroy,
+        HcclGetCommAsyncError,
+        HcclGetErrorString,
+        HcclSend,
+        HcclRecv,
+        HcclBatchSendRecv,
+    }
 
-/// A communicator with the default configuration.
-plain_init: PlainInit since "8.5.0" {
-    HcclCommInitRootInfo,
-}
+    /// A communicator with the default configuration.
+    plain_init: PlainInit since "8.5.0" {
+        HcclCommInitRootInfo,
+    }
 
-/// What a communicator is.
-queries: Queries since "8.5.0" {
-    HcclGetRankSize,
-    HcclGetRankId,
-    HcclGetCommName,
-}
+    /// What a communicator is.
+    queries: Queries since "8.5.0" {
+        HcclGetRankSize,
+        HcclGetRankId,
+        HcclGetCommName,
+    }
 
-/// How much of the configuration the library reads.
-capability: Capability since "8.5.0" {
-    HcclGetCommConfigCapability,
-}
+    /// How much of the configuration the library reads.
+    capability: Capability since "8.5.0" {
+        HcclGetCommConfigCapability,
+    }
 
-/// Suspends and resumes a communicator after a device fault.
-suspend: Suspend since "8.5.0" {
-    HcclCommSuspend,
-    HcclCommResume,
-}}
+    /// Suspends and resumes a communicator after a device fault.
+    suspend: Suspend since "8.5.0" {
+        HcclCommSuspend,
+        HcclCommResume,
+    }
+}

@@ -26,7 +26,7 @@ impl EndpointDesc {
 
 table! {
     /// HIXL's C interface.
-    pub struct Api {
+    pub struct Api since "9.1.0" {
         HixlCSServerCreate,
         HixlCSServerRegMem,
         HixlCSServerListen,

@@ -7,7 +7,7 @@ include!(concat!(env!("OUT_DIR"), "/shim.rs"));
 
 table! {
     /// The shim.
-    pub struct Api {
+    pub struct Api since "8.5.0" {
         ropeway_hixl_abi,
         ropeway_hixl_features,
         ropeway_hixl_create,

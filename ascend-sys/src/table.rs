@@ -21,7 +21,7 @@ pub(crate) trait Symbols {
 macro_rules! table {
     (
         $(#[$about:meta])*
-        pub struct Api { $($core:ident,)* }
+        pub struct Api since $core_since:literal { $($core:ident,)* }
         $($(#[$group_about:meta])* $group:ident: $Group:ident since $since:literal { $($symbol:ident,)* })*
     ) => {
         $(#[$about])*
@@ -47,7 +47,7 @@ macro_rules! table {
 
         /// The symbols of the table by group; the first group is the one that must be there.
         pub const GROUPS: &[$crate::table::Group] = &[
-            $crate::table::Group { name: "core", since: "8.5.0", symbols: &[$(stringify!($core),)*] },
+            $crate::table::Group { name: "core", since: $core_since, symbols: &[$(stringify!($core),)*] },
             $($crate::table::Group {
                 name: stringify!($group),
                 since: $since,

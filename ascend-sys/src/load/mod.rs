@@ -255,3 +255,6 @@ impl Cann {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
