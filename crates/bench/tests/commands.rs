@@ -347,3 +347,18 @@ fn the_doctor_looks_at_a_machine_without_npus() {
     }
     assert!(String::from_utf8(bench("doctor --host-only").stdout).unwrap().contains("ptrace scope"));
 }
+
+#[test]
+fn without_a_cann_the_doctor_says_so_once_and_goes_on() {
+    let nowhere = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-cann-here");
+    let output = bench(&format!("doctor --json --cann {}", nowhere.display()));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let ascend: Vec<&Value> = findings.iter().filter(|finding| finding["area"] == "ascend").collect();
+    assert_eq!(ascend.len(), 1, "{report}");
+    assert_eq!(ascend[0]["state"], "absent");
+    assert!(ascend[0]["mend"].as_str().unwrap().contains("ROPEWAY_CANN_PATH"), "{report}");
+    let wrong = findings.iter().any(|finding| finding["state"] == "wrong");
+    assert_eq!(output.status.code(), Some(if wrong { 1 } else { 3 }));
+    assert!(findings.len() > 12, "the rest is looked at all the same");
+}
