@@ -26,3 +26,14 @@ ropeway_testkit::for_each_fact!(suite(
     tcp_streams,
     Ground { streams: 4, ..Ground::of(ropeway::TransportKind::Tcp) }
 ));
+
+// The same with the owner in a process of its own.
+ropeway_testkit::for_each_fact!(suite(shm_apart, Ground::of(ropeway::TransportKind::Shm).apart()));
+ropeway_testkit::for_each_fact!(suite(cma_apart, Ground::of(ropeway::TransportKind::Cma).apart()));
+ropeway_testkit::for_each_fact!(suite(tcp_apart, Ground::of(ropeway::TransportKind::Tcp).apart()));
+
+/// Not a test: the process that [`Ground::apart`](ropeway_testkit::conformance::Ground::apart) starts.
+#[test]
+fn owner_process() {
+    ropeway_testkit::conformance::be_owner_if_asked();
+}

@@ -8,7 +8,7 @@ use ropeway::{
     BlockId, Engine, Error, ErrorKind, Host, LeaseOptions, Limits, Op, Plan, Rights, Strided, Submit,
     Transfer, TransportKind,
 };
-use ropeway_testkit::conformance::{Ground, Pair};
+use ropeway_testkit::conformance::{Ground, OwnerLease, Pair};
 use ropeway_testkit::oracle::Image;
 use ropeway_testkit::watchdog::{WAIT, bounded};
 
@@ -28,7 +28,7 @@ extern "C" fn __lsan_is_turned_off() -> libc::c_int {
 /// Everything that a program holds of an engine.
 struct World {
     pair: Pair,
-    lease: ropeway::Lease,
+    lease: OwnerLease,
     cache: ropeway::Cache,
     route: ropeway::Route,
     grant: ropeway::Grant,

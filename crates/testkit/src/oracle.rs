@@ -1,6 +1,36 @@
 //! Flat images of regions: what memory must hold, computed by the plainest of means.
 
-use ropeway::Region;
+use ropeway::{Region, Result};
+
+/// Bytes that an image can be held against.
+pub trait Bytes {
+    /// How many.
+    fn size(&self) -> u64;
+    /// Copies bytes out.
+    ///
+    /// # Errors
+    /// What the region said.
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<()>;
+    /// Copies bytes in.
+    ///
+    /// # Errors
+    /// What the region said.
+    fn write(&self, at: u64, from: &[u8]) -> Result<()>;
+}
+
+impl Bytes for Region {
+    fn size(&self) -> u64 {
+        Region::len(self)
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<()> {
+        Region::read(self, at, into)
+    }
+
+    fn write(&self, at: u64, from: &[u8]) -> Result<()> {
+        Region::write(self, at, from)
+    }
+}
 
 /// All bytes of a region, as they should be.
 #[derive(Clone, PartialEq, Eq)]
@@ -8,15 +38,15 @@ pub struct Image(Vec<u8>);
 
 impl Image {
     /// Fills a region with bytes that differ from place to place and from seed to seed.
-    pub fn fill(region: &Region, seed: u64) -> Self {
-        let image = Self(pattern(seed, region.len() as usize));
+    pub fn fill(region: &impl Bytes, seed: u64) -> Self {
+        let image = Self(pattern(seed, region.size() as usize));
         region.write(0, &image.0).expect("the image is as long as the region");
         image
     }
 
     /// What a region holds now.
-    pub fn of(region: &Region) -> Self {
-        let mut bytes = vec![0; region.len() as usize];
+    pub fn of(region: &impl Bytes) -> Self {
+        let mut bytes = vec![0; region.size() as usize];
         region.read(0, &mut bytes).expect("as long as the region");
         Self(bytes)
     }
@@ -36,7 +66,7 @@ impl Image {
     ///
     /// # Panics
     /// Naming the first byte that differs.
-    pub fn check(&self, region: &Region, what: &str) {
+    pub fn check(&self, region: &impl Bytes, what: &str) {
         let now = Self::of(region);
         if now == *self {
             return;
@@ -54,7 +84,7 @@ impl Image {
     ///
     /// # Panics
     /// Naming the first byte that is neither's.
-    pub fn check_either(&self, other: &Self, region: &Region, what: &str) {
+    pub fn check_either(&self, other: &Self, region: &impl Bytes, what: &str) {
         let now = Self::of(region);
         if now == *self || now == *other {
             return;

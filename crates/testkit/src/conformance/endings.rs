@@ -11,6 +11,7 @@ use std::time::Duration;
 use ropeway::{Completion, Engine, ErrorKind, Event, Op, Plan, Quiet, Rights, Start, Submit, Transfer};
 
 use super::ground::{Ground, Pair, ids};
+use super::owner::OwnerLease;
 use crate::oracle::Image;
 use crate::watchdog::{WAIT, eventually};
 
@@ -19,7 +20,7 @@ const BLOCK: u64 = 64 << 10;
 const BLOCKS: u32 = 256;
 const BYTES: u64 = BLOCKS as u64 * BLOCK;
 
-fn planned(pair: &Pair, op: Op) -> (ropeway::Lease, Plan) {
+fn planned(pair: &Pair, op: Op) -> (OwnerLease, Plan) {
     let (owners, importers) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
     let all = ids(0..BLOCKS);
     let rights = if op == Op::Read { Rights::Read } else { Rights::Write };
@@ -220,7 +221,7 @@ pub fn a_waker_may_enter_the_engine_and_drop_the_last_handle(ground: &Ground) {
     drop(transfer);
     assert!(lease.wait_free(WAIT).is_some());
     drop(lease);
-    assert!(owner.engine.close(WAIT).expect("close").held.is_empty());
+    assert!(owner.engine.close(WAIT).is_empty());
 }
 
 /// Small and big, awaited and detached, cancelled or not: each is told once in the completion queue, and no other.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ropeway::{
-    BlockId, Cache, Engine, Grant, Host, Lease, LeaseOptions, Limits, Peer, Region, Rights, Route, Strided,
+    BlockId, Cache, Descriptor, Engine, Grant, Host, Limits, Peer, Region, Rights, Route, Strided,
     TransportKind,
 };
 use ropeway_transport::memory::guard::{Guarded, Protection};
 
+use super::owner::{Layout, Owner, OwnerCache, OwnerLease, Terms};
 use crate::watchdog::WAIT;
 
 /// A transport under test.
@@ -19,6 +20,8 @@ pub struct Ground {
     pub kind: TransportKind,
     /// Data connections per tcp peer.
     pub streams: u32,
+    /// Whether the owner is in a process of its own.
+    pub apart: bool,
 }
 
 /// An engine with one region.
@@ -34,7 +37,7 @@ pub struct Side {
 /// Two engines that are connected. The owner gives out leases on its blocks; the importer's transfers use them.
 pub struct Pair {
     /// Gives out leases.
-    pub owner: Side,
+    pub owner: Owner,
     /// Reads and writes the owner's blocks.
     pub importer: Side,
     /// The owner, as the importer sees it.
@@ -44,7 +47,12 @@ pub struct Pair {
 impl Ground {
     /// A transport as it is without settings.
     pub fn of(kind: TransportKind) -> Self {
-        Self { kind, streams: 1 }
+        Self { kind, streams: 1, apart: false }
+    }
+
+    /// The same with the owner in a process of its own.
+    pub fn apart(self) -> Self {
+        Self { apart: true, ..self }
     }
 
     /// An engine that has only this transport.
@@ -75,6 +83,15 @@ impl Ground {
         Side { engine, region, guard: Some(guard) }
     }
 
+    /// An owner with a region of `bytes`, here or in a process of its own.
+    pub fn owner(&self, bytes: u64, limits: Limits) -> Owner {
+        if self.apart {
+            Owner::there(self, bytes, &limits)
+        } else {
+            Owner::here(self.side(bytes, true, limits))
+        }
+    }
+
     /// Two connected engines with a region of `bytes` each. The importer's is guarded whatever the transport, since
     /// nobody imports it.
     pub fn pair(&self, bytes: u64) -> Pair {
@@ -83,20 +100,25 @@ impl Ground {
 
     /// The same with limits.
     pub fn pair_with(&self, bytes: u64, limits: Limits) -> Pair {
-        let owner = self.side(bytes, true, limits.clone());
+        let owner = self.owner(bytes, limits.clone());
         let importer = self.side(bytes, false, limits);
-        let peer = connect(&importer, &owner);
+        let peer = connect(&importer, &owner.engine.descriptor());
         assert_eq!(peer.transports(), [self.kind], "{:?}", peer.refused_transports());
         Pair { owner, importer, peer }
     }
 }
 
-/// Connects `from` to `to`.
-pub(super) fn connect(from: &Side, to: &Side) -> Peer {
-    from.engine.connect(&to.engine.descriptor(), WAIT).expect("connect").wait().expect("connected")
+/// Connects `from` to an engine.
+pub(super) fn connect(from: &Side, to: &Descriptor) -> Peer {
+    from.engine.connect(to, WAIT).expect("connect").wait().expect("connected")
 }
 
 impl Side {
+    /// Publishes a cache.
+    pub fn publish(&self, name: &str, layout: &Layout) -> Cache {
+        layout.publish(name, &self.engine, &self.region).expect("published")
+    }
+
     /// Publishes `kv`: one group, one dense part over the whole region.
     pub fn dense(&self, block: u64) -> Cache {
         let blocks = (self.region.len() / block) as u32;
@@ -133,19 +155,19 @@ impl Pair {
     }
 
     /// A lease of the owner and the importer's grant under it.
-    pub fn lease(&self, owners: &Cache, ids: &[&[BlockId]], rights: Rights) -> (Lease, Grant) {
-        self.lease_with(owners, ids, rights, LeaseOptions::default())
+    pub fn lease(&self, owners: &OwnerCache, ids: &[&[BlockId]], rights: Rights) -> (OwnerLease, Grant) {
+        self.lease_with(owners, ids, rights, Terms::default())
     }
 
-    /// The same with options.
+    /// The same on other terms.
     pub fn lease_with(
         &self,
-        owners: &Cache,
+        owners: &OwnerCache,
         ids: &[&[BlockId]],
         rights: Rights,
-        options: LeaseOptions,
-    ) -> (Lease, Grant) {
-        let lease = owners.lease(ids, rights, options).expect("lease");
+        terms: Terms<'_>,
+    ) -> (OwnerLease, Grant) {
+        let lease = owners.lease(ids, rights, terms).expect("lease");
         let grant = self.peer.claim(&lease.token(), WAIT).expect("claim").wait().expect("claimed");
         (lease, grant)
     }
@@ -166,10 +188,10 @@ impl Pair {
     pub fn close(self) {
         let Self { owner, importer, peer } = self;
         drop(peer);
-        for side in [&importer, &owner] {
-            let report = side.engine.close(WAIT).expect("close");
-            assert!(report.held.is_empty(), "left after close: {:?}", report.held);
-        }
+        let held = importer.engine.close(WAIT).expect("close").held;
+        assert!(held.is_empty(), "left after close: {held:?}");
+        let held = owner.engine.close(WAIT);
+        assert!(held.is_empty(), "left with the owner after close: {held:?}");
         importer.forbid();
         owner.forbid();
     }

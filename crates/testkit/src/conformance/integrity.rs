@@ -1,10 +1,9 @@
 //! Every byte that should come does, at its place; no other byte changes.
 
-use ropeway::{
-    BlockId, Cache, Op, Plan, RawCopy, Rect, Region, Rights, RouteOptions, Slice, Strided, Submit,
-};
+use ropeway::{BlockId, Op, Plan, RawCopy, Rect, Rights, RouteOptions, Slice, Strided, Submit};
 
 use super::ground::{Ground, Pair, ids};
+use super::owner::Layout;
 use crate::oracle::Image;
 use crate::watchdog::WAIT;
 
@@ -42,7 +41,7 @@ fn moves(pair: &Pair, op: Op, pieces: &[Piece], plan: impl FnOnce() -> Plan) {
 /// Both ways over caches that the two functions publish.
 fn both_ways(
     ground: &Ground,
-    publish: impl Fn(&super::Side, bool) -> Cache,
+    layout: impl Fn(bool) -> Layout,
     options: &RouteOptions,
     local: &[&[BlockId]],
     remote: &[&[BlockId]],
@@ -50,7 +49,8 @@ fn both_ways(
 ) {
     for op in [Op::Read, Op::Write] {
         let pair = ground.pair(BYTES);
-        let (owners, importers) = (publish(&pair.owner, true), publish(&pair.importer, false));
+        let owners = pair.owner.publish("kv", &layout(true)).expect("published");
+        let importers = pair.importer.publish("kv", &layout(false));
         let (lease, grant) = pair.lease(&owners, remote, rights(op));
         let route = pair.peer.route_with(&importers, "kv", options.clone(), WAIT).expect("route");
         let route = route.wait().expect("routed");
@@ -64,10 +64,6 @@ fn both_ways(
     }
 }
 
-fn part(side: &super::Side, region: &Region, strided: Strided) -> Cache {
-    side.engine.cache("kv").group("g0", 1).part("p", region, strided).publish().expect("published")
-}
-
 /// Ids that merge in places and jump in others: forwards, backwards, single.
 fn scattered() -> (Vec<BlockId>, Vec<BlockId>) {
     let local = [9, 10, 11, 3, 0, 30, 31, 17, 16];
@@ -77,11 +73,9 @@ fn scattered() -> (Vec<BlockId>, Vec<BlockId>) {
 
 /// Blocks without gaps, in two parts.
 pub fn dense_blocks_arrive_whole_and_alone(ground: &Ground) {
-    let publish = |side: &super::Side, _: bool| {
-        let builder = side.engine.cache("kv").group("g0", 1);
-        let builder = builder.part("k", &side.region, Strided::dense(PAGE, PAGE, 64));
-        let builder = builder.part("v", &side.region, Strided::dense(100 * PAGE, 2 * PAGE, 64));
-        builder.publish().expect("published")
+    let layout = |_| {
+        let layout = Layout::of(Strided::dense(PAGE, PAGE, 64));
+        layout.part("v", Strided::dense(100 * PAGE, 2 * PAGE, 64))
     };
     let (local, remote) = scattered();
     let mut pieces = Vec::new();
@@ -90,7 +84,7 @@ pub fn dense_blocks_arrive_whole_and_alone(ground: &Ground) {
         pieces.push((PAGE + ours * PAGE, PAGE + theirs * PAGE, PAGE));
         pieces.push((100 * PAGE + ours * 2 * PAGE, 100 * PAGE + theirs * 2 * PAGE, 2 * PAGE));
     }
-    both_ways(ground, publish, &RouteOptions::default(), &[&local], &[&remote], &pieces);
+    both_ways(ground, layout, &RouteOptions::default(), &[&local], &[&remote], &pieces);
 }
 
 /// Blocks with gaps between them, of odd sizes, whose strides differ between the two sides.
@@ -98,23 +92,19 @@ pub fn padded_blocks_arrive_without_their_padding(ground: &Ground) {
     const BLOCK: u64 = 1000;
     let ours = Strided { offset: 17, stride: 1024, block_bytes: BLOCK, blocks: 64 };
     let theirs = Strided { offset: 4000, stride: 3001, block_bytes: BLOCK, blocks: 64 };
-    let publish =
-        |side: &super::Side, owner: bool| part(side, &side.region, if owner { theirs } else { ours });
+    let layout = |owner| Layout::of(if owner { theirs } else { ours });
     let (local, remote) = scattered();
     let at = |strided: Strided, id: BlockId| strided.offset + u64::from(id.0) * strided.stride;
     let pieces: Vec<Piece> =
         local.iter().zip(&remote).map(|(a, b)| (at(ours, *a), at(theirs, *b), BLOCK)).collect();
-    both_ways(ground, publish, &RouteOptions::default(), &[&local], &[&remote], &pieces);
+    both_ways(ground, layout, &RouteOptions::default(), &[&local], &[&remote], &pieces);
 }
 
 /// A head slice: rows of a block on one side, a block in one piece on the other.
 pub fn slices_of_rows_arrive_in_their_places(ground: &Ground) {
     let rows = Rect { offset: 512, rows: 16, row_bytes: 128, row_stride: 256 };
     let whole = Rect { offset: 0, rows: 1, row_bytes: 2048, row_stride: 2048 };
-    let publish = |side: &super::Side, owner: bool| {
-        let block = if owner { 2 * PAGE } else { PAGE };
-        part(side, &side.region, Strided::dense(0, block, 64))
-    };
+    let layout = |owner| Layout::of(Strided::dense(0, if owner { 2 * PAGE } else { PAGE }, 64));
     let options = RouteOptions::default().slice(Slice::new("p", whole, rows));
     let (local, remote) = scattered();
     let mut pieces = Vec::new();
@@ -125,16 +115,13 @@ pub fn slices_of_rows_arrive_in_their_places(ground: &Ground) {
             pieces.push((ours, theirs, 128));
         }
     }
-    both_ways(ground, publish, &options, &[&local], &[&remote], &pieces);
+    both_ways(ground, layout, &options, &[&local], &[&remote], &pieces);
 }
 
 /// One id stands for four kernel blocks here and for two there.
 pub fn ids_of_several_kernel_blocks_arrive_in_order(ground: &Ground) {
-    let publish = |side: &super::Side, owner: bool| {
-        let ratio = if owner { 2 } else { 4 };
-        let builder = side.engine.cache("kv").group("g0", ratio);
-        let builder = builder.part("p", &side.region, Strided::dense(0, 512, 256));
-        builder.publish().expect("published")
+    let layout = |owner| {
+        Layout::default().group("g0", if owner { 2 } else { 4 }).part("p", Strided::dense(0, 512, 256))
     };
     let (local, remote) = ([5, 0].map(BlockId), [7, 3, 90, 91].map(BlockId));
     let kernel = |ids: &[BlockId], ratio: u64| -> Vec<u64> {
@@ -145,16 +132,14 @@ pub fn ids_of_several_kernel_blocks_arrive_in_order(ground: &Ground) {
         .zip(kernel(&remote, 2))
         .map(|(ours, theirs)| (ours * 512, theirs * 512, 512))
         .collect();
-    both_ways(ground, publish, &RouteOptions::default(), &[&local], &[&remote], &pieces);
+    both_ways(ground, layout, &RouteOptions::default(), &[&local], &[&remote], &pieces);
 }
 
 /// Two groups with id lists of different lengths.
 pub fn groups_have_their_own_ids(ground: &Ground) {
-    let publish = |side: &super::Side, _: bool| {
-        let builder = side.engine.cache("kv");
-        let builder = builder.group("full", 1).part("a", &side.region, Strided::dense(0, PAGE, 32));
-        let builder = builder.group("window", 1).part("b", &side.region, Strided::dense(64 * PAGE, 512, 64));
-        builder.publish().expect("published")
+    let layout = |_| {
+        let layout = Layout::default().group("full", 1).part("a", Strided::dense(0, PAGE, 32));
+        layout.group("window", 1).part("b", Strided::dense(64 * PAGE, 512, 64))
     };
     let local = [ids(0..5), ids(40..42)];
     let remote = [ids(20..25), ids(7..9)];
@@ -166,7 +151,7 @@ pub fn groups_have_their_own_ids(ground: &Ground) {
         pieces.push((64 * PAGE + ours * 512, 64 * PAGE + theirs * 512, 512));
     }
     let (local, remote) = ([&local[0][..], &local[1]], [&remote[0][..], &remote[1]]);
-    both_ways(ground, publish, &RouteOptions::default(), &local, &remote, &pieces);
+    both_ways(ground, layout, &RouteOptions::default(), &local, &remote, &pieces);
 }
 
 /// Raw lists know no blocks: any offset, any length, one byte included, up to both ends of the regions.
@@ -176,8 +161,8 @@ pub fn raw_lists_arrive_at_any_offset_and_length(ground: &Ground) {
     let list = list.map(|(local, remote, len)| RawCopy { local, remote, len });
     for op in [Op::Read, Op::Write] {
         let pair = ground.pair(BYTES);
-        let publish = |side: &super::Side| side.engine.raw_cache("kv", &side.region).expect("published");
-        let (owners, importers) = (publish(&pair.owner), publish(&pair.importer));
+        let owners = pair.owner.publish_raw("kv").expect("published");
+        let importers = pair.importer.engine.raw_cache("kv", &pair.importer.region).expect("published");
         let (_lease, grant) = pair.lease(&owners, &[&[BlockId(0)]], rights(op));
         let route = pair.route(&importers);
         let pieces: Vec<Piece> = list.iter().map(|copy| (copy.local, copy.remote, copy.len)).collect();
@@ -240,15 +225,12 @@ pub fn a_range_of_parts_leaves_the_others_alone(ground: &Ground) {
     const LAYERS: u64 = 8;
     for op in [Op::Read, Op::Write] {
         let pair = ground.pair(BYTES);
-        let publish = |side: &super::Side| {
-            let builder = side.engine.cache("kv").group("g0", 1);
-            let add = |builder: ropeway::CacheBuilder, layer: u64| {
-                let strided = Strided::dense(layer * 32 * PAGE, PAGE, 32);
-                builder.part(format!("layers.{layer}"), &side.region, strided)
-            };
-            (0..LAYERS).fold(builder, add).publish().expect("published")
+        let add = |layout: Layout, layer: u64| {
+            layout.part(format!("layers.{layer}"), Strided::dense(layer * 32 * PAGE, PAGE, 32))
         };
-        let (owners, importers) = (publish(&pair.owner), publish(&pair.importer));
+        let layout = (0..LAYERS).fold(Layout::default().group("g0", 1), add);
+        let owners = pair.owner.publish("kv", &layout).expect("published");
+        let importers = pair.importer.publish("kv", &layout);
         let (local, remote) = (ids(4..9), ids(20..25));
         let (_lease, grant) = pair.lease(&owners, &[&remote], rights(op));
         let route = pair.route(&importers);

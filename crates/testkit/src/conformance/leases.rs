@@ -5,11 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use ropeway::{
-    BlockId, Engine, Error, ErrorKind, Event, LeaseOptions, Limits, Op, Outcome, Plan, Rights, Start, Submit,
-};
+use ropeway::{BlockId, Error, ErrorKind, Event, Limits, Op, Outcome, Plan, Rights, Start, Submit};
 
 use super::ground::{Ground, ids};
+use super::owner::Terms;
 use crate::oracle::Image;
 use crate::watchdog::{WAIT, eventually};
 
@@ -62,20 +61,24 @@ pub fn a_lease_revoked_under_transfers_shows_no_later_byte(ground: &Ground) {
     let (owners, importers) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
     let route = pair.route(&importers);
     let all = ids(0..BLOCKS);
-    let holds = |region: &ropeway::Region| {
+    let fill = |op: Op, ours: u8, theirs: u8| {
+        let (importer, owner) = if op == Op::Read { (ours, theirs) } else { (theirs, ours) };
+        pair.importer.region.fill(0, BYTES, importer).expect("inside");
+        pair.owner.region.fill(0, BYTES, owner).expect("inside");
+    };
+    let holds = |op: Op| {
         let mut bytes = vec![0; BYTES as usize];
-        region.read(0, &mut bytes).expect("inside");
+        match op {
+            Op::Read => pair.importer.region.read(0, &mut bytes),
+            Op::Write => pair.owner.region.read(0, &mut bytes),
+        }
+        .expect("inside");
         bytes
     };
     for round in 0..16u32 {
         let op = if round % 2 == 0 { Op::Read } else { Op::Write };
         let rights = if op == Op::Read { Rights::Read } else { Rights::Write };
-        let (from, to) = match op {
-            Op::Read => (&pair.owner.region, &pair.importer.region),
-            Op::Write => (&pair.importer.region, &pair.owner.region),
-        };
-        from.fill(0, BYTES, TENANT).expect("inside");
-        to.fill(0, BYTES, OLD).expect("inside");
+        fill(op, OLD, TENANT);
         let (lease, grant) = pair.lease(&owners, &[&all], rights);
         let plan = route.plan(op, &grant, None, &[&all], &[&all]).expect("planned");
         let transfer = plan.submit(Submit::default()).expect("submitted");
@@ -87,13 +90,13 @@ pub fn a_lease_revoked_under_transfers_shows_no_later_byte(ground: &Ground) {
         match (op, &ended) {
             (Op::Read, Ok(_)) => {
                 assert!(
-                    holds(to).iter().all(|byte| *byte == TENANT),
+                    holds(op).iter().all(|byte| *byte == TENANT),
                     "round {round}: completed with other bytes"
                 );
             }
             (Op::Read, Err(error)) => {
                 assert_eq!(error.kind(), ErrorKind::StaleLease, "round {round}: {error}");
-                let shown = holds(to).iter().filter(|byte| **byte == NEXT).count();
+                let shown = holds(op).iter().filter(|byte| **byte == NEXT).count();
                 assert_eq!(shown, 0, "round {round}: bytes of the next tenant in a stale read");
             }
             (Op::Write, ended) => {
@@ -101,7 +104,7 @@ pub fn a_lease_revoked_under_transfers_shows_no_later_byte(ground: &Ground) {
                     assert_eq!(error.kind(), ErrorKind::StaleLease, "round {round}: {error}");
                 }
                 std::thread::sleep(Duration::from_millis(2));
-                let late = holds(to).iter().filter(|byte| **byte != NEXT).count();
+                let late = holds(op).iter().filter(|byte| **byte != NEXT).count();
                 assert_eq!(late, 0, "round {round}: late bytes in blocks that were free");
             }
         }
@@ -135,7 +138,7 @@ pub fn a_grant_of_a_past_lease_does_not_open_the_next(ground: &Ground) {
 pub fn a_token_of_another_life_is_stale(ground: &Ground) {
     let pair = ground.pair(BYTES);
     let owners = pair.owner.dense(BLOCK);
-    let lease = owners.lease(&[&ids(0..1)], Rights::Read, LeaseOptions::default()).expect("lease");
+    let lease = owners.lease(&[&ids(0..1)], Rights::Read, Terms::default()).expect("lease");
     let mut token = lease.token();
     token.incarnation = pair.importer.engine.incarnation();
     let error = pair.peer.claim(&token, WAIT).and_then(ropeway::Pending::wait).map(drop).expect_err("stale");
@@ -156,7 +159,7 @@ pub fn renewals_keep_a_lease_of_any_time_to_live(ground: &Ground) {
     let blocks = ids(0..BLOCKS);
     // Long enough for a machine that is busy with other things.
     let ttl = Duration::from_secs(2);
-    let brief = LeaseOptions::default().ttl(ttl);
+    let brief = Terms::default().ttl(ttl);
     let (lease, grant) = pair.lease_with(&owners, &[&blocks], Rights::Read, brief);
     assert!(lease.wait_free(ttl * 3 / 2).is_none(), "renewed in the background");
     let plan = route.read(&grant, &[&blocks], &[&blocks]).expect("planned");
@@ -164,7 +167,7 @@ pub fn renewals_keep_a_lease_of_any_time_to_live(ground: &Ground) {
     drop((plan, grant));
     assert_eq!(lease.wait_free(WAIT).expect("free").outcome, Outcome::Done);
     // What no heartbeat could keep alive is refused.
-    let too_brief = owners.lease(&[&blocks], Rights::Read, LeaseOptions::default().ttl(ttl / 60));
+    let too_brief = owners.lease(&[&blocks], Rights::Read, Terms::default().ttl(ttl / 60));
     assert_eq!(too_brief.map(drop).expect_err("too brief").kind(), ErrorKind::ApiMisuse);
     drop((lease, route, owners, importers));
     pair.close();
@@ -174,7 +177,7 @@ pub fn renewals_keep_a_lease_of_any_time_to_live(ground: &Ground) {
 pub fn a_lease_that_nobody_claims_comes_back(ground: &Ground) {
     let pair = ground.pair(BYTES);
     let owners = pair.owner.dense(BLOCK);
-    let options = LeaseOptions::default().first_contact_grace(Duration::from_millis(20));
+    let options = Terms::default().first_contact_grace(Duration::from_millis(20));
     let lease = owners.lease(&[&ids(0..1)], Rights::Write, options).expect("lease");
     assert_eq!(lease.wait_free(WAIT).expect("free").outcome, Outcome::NeverClaimed);
     let late = pair.peer.claim(&lease.token(), WAIT).and_then(ropeway::Pending::wait);
@@ -188,8 +191,8 @@ pub fn claims_wait_for_the_event_of_a_pending_lease(ground: &Ground) {
     let pair = ground.pair(BYTES);
     let (owners, importers) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
     let route = pair.route(&importers);
-    let event = Event::new();
-    let options = LeaseOptions::default().start(Start::AfterEvent(event.clone()));
+    let event = pair.owner.event();
+    let options = Terms::default().after(&event);
     let blocks = ids(0..2);
     let lease = owners.lease(&[&blocks], Rights::Read, options).expect("lease");
     let mut claim = pair.peer.claim(&lease.token(), WAIT).expect("claim");
@@ -270,8 +273,8 @@ pub fn a_failed_event_ends_what_waits_for_it(ground: &Ground) {
     let route = pair.route(&importers);
     let blocks = ids(0..2);
     let broken = || Error::new(ErrorKind::Resource, "event", "the stream was aborted").with_native(107_023);
-    let event = Event::new();
-    let options = LeaseOptions::default().start(Start::AfterEvent(event.clone()));
+    let event = pair.owner.event();
+    let options = Terms::default().after(&event);
     let pending = owners.lease(&[&blocks], Rights::Read, options).expect("lease");
     event.fail(broken());
     assert_eq!(pending.wait_free(WAIT).expect("free").outcome, Outcome::Revoked);
@@ -297,23 +300,25 @@ pub fn a_suspended_region_lets_go_and_comes_back(ground: &Ground) {
     let blocks = ids(0..BLOCKS);
     let (lease, grant) = pair.lease(&owners, &[&blocks], Rights::Read);
     let plan = route.read(&grant, &[&blocks], &[&blocks]).expect("planned");
-    for region in [&pair.owner.region, &pair.importer.region] {
-        region.suspend(WAIT).expect("suspended");
-        let error = region.read(0, &mut [0]).expect_err("suspended");
+    let (owner, importer) = (&pair.owner.region, &pair.importer.region);
+    owner.suspend(WAIT).expect("suspended");
+    importer.suspend(WAIT).expect("suspended");
+    for error in [owner.read(0, &mut [0]), importer.read(0, &mut [0])] {
+        let error = error.expect_err("suspended");
         assert!(error.message().contains("resume"), "{error}");
     }
     pair.expect_quiet();
     assert_eq!(lease.wait_free(WAIT).expect("free").outcome, Outcome::Revoked);
     assert!(outcome(&plan).is_err());
-    let error =
-        owners.lease(&[&blocks], Rights::Read, LeaseOptions::default()).map(drop).expect_err("suspended");
+    let error = owners.lease(&[&blocks], Rights::Read, Terms::default()).map(drop).expect_err("suspended");
     assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-    for region in [&pair.owner.region, &pair.importer.region] {
+    for expected in [None, Some(ErrorKind::ApiMisuse)] {
         // SAFETY: the test never unmapped it.
-        unsafe { region.resume() }.expect("resumed");
+        let resumed = unsafe { owner.resume() };
+        assert_eq!(resumed.err().map(|error| error.kind()), expected);
         // SAFETY: as above.
-        let twice = unsafe { region.resume() };
-        assert_eq!(twice.expect_err("open").kind(), ErrorKind::ApiMisuse);
+        let resumed = unsafe { importer.resume() };
+        assert_eq!(resumed.err().map(|error| error.kind()), expected);
     }
     let (ours, theirs) = (Image::fill(&pair.importer.region, 1), Image::fill(&pair.owner.region, 2));
     let again = pair.route(&importers);
@@ -347,7 +352,7 @@ pub fn a_region_closed_while_exported_waits_for_its_peers(ground: &Ground) {
                 assert!(kinds.contains(&error.kind()), "{op}: {error}");
             }
         }
-        let error = owners.lease(&[&blocks], rights, LeaseOptions::default()).map(drop).expect_err("closed");
+        let error = owners.lease(&[&blocks], rights, Terms::default()).map(drop).expect_err("closed");
         assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
         drop((plan, grant, route, owners, importers));
         pair.close();
@@ -380,14 +385,13 @@ pub fn a_route_over_a_closed_region_is_refused(ground: &Ground) {
 
 /// Both sides learn of a failure: here of an orderly end.
 pub fn the_end_of_either_side_is_told_to_the_other(ground: &Ground) {
-    let connected = |engine: &Engine| !engine.peers().is_empty();
     for owner_ends in [false, true] {
         let pair = ground.pair(BYTES);
         let owners = pair.owner.dense(BLOCK);
         let (lease, grant) = pair.lease(&owners, &[&ids(0..4)], Rights::Write);
-        eventually("the owner has its peer", || connected(&pair.owner.engine));
+        eventually("the owner has its peer", || pair.owner.engine.peers() > 0);
         if owner_ends {
-            assert!(pair.owner.engine.close(WAIT).expect("close").held.is_empty());
+            assert!(pair.owner.engine.close(WAIT).is_empty());
             eventually("the importer's grant is over", || grant.is_stale());
             eventually("the importer's peer is gone", || !pair.peer.is_connected());
             let error = pair.peer.claim(&lease.token(), WAIT).map(drop).expect_err("no session");
@@ -396,7 +400,7 @@ pub fn the_end_of_either_side_is_told_to_the_other(ground: &Ground) {
             assert!(pair.importer.engine.close(WAIT).expect("close").held.is_empty());
             let freed = lease.wait_free(WAIT).expect("the owner's blocks come back");
             assert!(matches!(freed.outcome, Outcome::PeerLost | Outcome::Done), "{freed:?}");
-            eventually("the owner's peer is gone", || !connected(&pair.owner.engine));
+            eventually("the owner's peer is gone", || pair.owner.engine.peers() == 0);
         }
         drop((grant, lease, owners));
         pair.close();

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use ropeway::{
-    BlockId, Completion, ErrorKind, Event, Lease, Limits, Plan, RawCopy, Rights, Start, Strided, Submit,
-    SubmitError,
+    BlockId, Completion, ErrorKind, Event, Limits, Plan, RawCopy, Rights, Start, Strided, Submit, SubmitError,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::ground::{Ground, Pair, ids};
+use super::owner::{Layout, OwnerLease};
 use crate::watchdog::WAIT;
 
 const BLOCK: u64 = 64 << 10;
 const BLOCKS: u32 = 32;
 const BYTES: u64 = BLOCKS as u64 * BLOCK;
 
-fn planned(pair: &Pair) -> (Lease, Plan) {
+fn planned(pair: &Pair) -> (OwnerLease, Plan) {
     let (owners, importers) = (pair.owner.dense(BLOCK), pair.importer.dense(BLOCK));
     let all = ids(0..BLOCKS);
     let (lease, grant) = pair.lease(&owners, &[&all], Rights::Read);
@@ -68,14 +68,13 @@ pub fn every_table_refuses_by_name_when_it_is_full(ground: &Ground) {
         Limits::default().with_regions(1).with_caches(1).with_leases(2).with_grants_per_peer(1).with_peers(1);
     let pair = ground.pair_with(BYTES, one.with_blocks_per_lease(BLOCKS - 1));
     let owners = pair.owner.dense(BLOCK);
-    full("regions", pair.owner.engine.register(vec![0u8; 4096]).map(drop));
-    full("caches", pair.owner.engine.raw_cache("other", &pair.owner.region).map(drop));
+    full("regions", pair.owner.engine.register(4096));
+    full("caches", pair.owner.publish_raw("other").map(drop));
     let lease = |blocks: u32| owners.lease(&[&ids(0..blocks)], Rights::Read, Default::default());
     full("blocks_per_lease", lease(BLOCKS).map(drop));
     let leases = [lease(1).expect("one"), lease(1).expect("two")];
     full("leases", lease(1).map(drop));
-    let claim =
-        |lease: &ropeway::Lease| pair.peer.claim(&lease.token(), WAIT).and_then(ropeway::Pending::wait);
+    let claim = |lease: &OwnerLease| pair.peer.claim(&lease.token(), WAIT).and_then(ropeway::Pending::wait);
     let grant = claim(&leases[0]).expect("one");
     full("grants_per_peer", claim(&leases[1]).map(drop));
     let third = ground.side(BYTES, false, Limits::default());
@@ -174,8 +173,7 @@ pub fn bad_calls_are_refused_with_what_to_do(ground: &Ground) {
     let long = long.part("p", &pair.importer.region, Strided::dense(BLOCK, BLOCK, BLOCKS)).publish();
     check(long.map(drop), &[OutOfBounds]);
     // A second cache of the same name.
-    let twice = pair.owner.engine.cache("kv").group("g0", 1);
-    let twice = twice.part("p", &pair.owner.region, Strided::dense(0, BLOCK, 1)).publish();
+    let twice = pair.owner.publish("kv", &Layout::of(Strided::dense(0, BLOCK, 1)));
     check(twice.map(drop), &[ApiMisuse, Denied]);
     drop((grant, route, owners, importers, odd));
     pair.close();

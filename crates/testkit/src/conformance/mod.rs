@@ -6,9 +6,11 @@ mod ground;
 pub mod integrity;
 pub mod leases;
 pub mod limits;
+mod owner;
 pub mod traffic;
 
 pub use ground::{Ground, Pair, Side};
+pub use owner::{OwnerLease, be_owner_if_asked};
 
 /// Calls a macro with all facts, as `module::function` paths, after the given arguments.
 #[macro_export]

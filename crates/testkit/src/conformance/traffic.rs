@@ -1,8 +1,9 @@
 //! Many at once: threads, peers, directions.
 
-use ropeway::{BlockId, Limits, Op, Rights, Submit, TransportKind};
+use ropeway::{Limits, Rights, Submit};
 
 use super::ground::{Ground, connect, ids};
+use super::owner::{Exchange, Terms};
 use crate::oracle::Image;
 use crate::watchdog::WAIT;
 
@@ -42,7 +43,7 @@ pub fn several_threads_submit_at_once(ground: &Ground) {
 pub fn eight_peers_read_from_one(ground: &Ground) {
     const BLOCKS: u32 = 64;
     const BYTES: u64 = BLOCKS as u64 * PAGE;
-    let owner = ground.side(8 * BYTES, true, Limits::default());
+    let owner = ground.owner(8 * BYTES, Limits::default());
     let owners = owner.dense(PAGE);
     let theirs = Image::fill(&owner.region, 5);
     std::thread::scope(|scope| {
@@ -52,7 +53,7 @@ pub fn eight_peers_read_from_one(ground: &Ground) {
                 let importer = ground.side(BYTES, false, Limits::default());
                 let importers = importer.dense(PAGE);
                 let mut ours = Image::fill(&importer.region, 6);
-                let peer = connect(&importer, owner);
+                let peer = connect(&importer, &owner.engine.descriptor());
                 let route = peer.route(&importers, "kv", WAIT).expect("route").wait().expect("routed");
                 let remote = ids(number * BLOCKS..(number + 1) * BLOCKS);
                 let lease = owners.lease(&[&remote], Rights::Read, Default::default()).expect("lease");
@@ -73,7 +74,7 @@ pub fn eight_peers_read_from_one(ground: &Ground) {
         }
     });
     theirs.check(&owner.region, "owner");
-    assert!(owner.engine.close(WAIT).expect("close").held.is_empty());
+    assert!(owner.engine.close(WAIT).is_empty());
     owner.forbid();
 }
 
@@ -81,46 +82,46 @@ pub fn eight_peers_read_from_one(ground: &Ground) {
 pub fn both_directions_run_at_once(ground: &Ground) {
     const BLOCKS: u32 = 512;
     const HALF: u64 = BLOCKS as u64 * PAGE;
-    let sides = [0, 1].map(|_| ground.side(2 * HALF, true, Limits::default()));
-    let caches = [0, 1].map(|i: usize| sides[i].dense(PAGE));
-    let before = [0, 1].map(|i: usize| Image::fill(&sides[i].region, 7 + i as u64));
+    let importer = ground.side(2 * HALF, true, Limits::default());
+    let owner = ground.owner(2 * HALF, Limits::default());
+    let (ours, theirs) = (importer.dense(PAGE), owner.dense(PAGE));
+    let before = [Image::fill(&importer.region, 7), Image::fill(&owner.region, 8)];
     // Blocks of the lower half leave, blocks of the upper half arrive.
     let (lower, upper) = (ids(0..BLOCKS), ids(BLOCKS..2 * BLOCKS));
-    std::thread::scope(|scope| {
-        for (here, there, op) in [(0, 1, Op::Read), (1, 0, Op::Read), (0, 1, Op::Write)] {
-            let (sides, caches, lower, upper) = (&sides, &caches, &lower, &upper);
-            scope.spawn(move || {
-                let peer = connect(&sides[here], &sides[there]);
-                let route = peer.route(&caches[here], "kv", WAIT).expect("route").wait().expect("routed");
-                let (rights, local, remote): (_, &[BlockId], &[BlockId]) = match op {
-                    Op::Read => (Rights::Read, upper, lower),
-                    Op::Write => (Rights::Write, lower, upper),
-                };
-                let lease = caches[there].lease(&[remote], rights, Default::default()).expect("lease");
-                let grant = peer.claim(&lease.token(), WAIT).expect("claim").wait().expect("claimed");
-                for _ in 0..6 {
-                    let plan = route.plan(op, &grant, None, &[local], &[remote]).expect("planned");
-                    plan.submit(Submit::default())
-                        .expect("submitted")
-                        .wait(WAIT)
-                        .expect("ends")
-                        .expect("moved");
-                }
-            });
+    let exchange = |descriptor: ropeway::Descriptor, token: ropeway::Token, write: bool| {
+        let halves = [&upper, &lower].map(|half| half.iter().map(|id| id.0).collect::<Vec<_>>());
+        let [mut local, mut remote] = halves;
+        if write {
+            std::mem::swap(&mut local, &mut remote);
         }
+        let (descriptor, token) = (descriptor.to_string(), token.to_string());
+        Exchange { descriptor, token, write, local, remote, rounds: 6 }
+    };
+    let terms = Terms::default();
+    let read = theirs.lease(&[&lower], Rights::Read, terms).expect("lease");
+    let written = theirs.lease(&[&upper], Rights::Write, terms).expect("lease");
+    let back = ours.lease(&[&lower], Rights::Read, ropeway::LeaseOptions::default()).expect("lease");
+    std::thread::scope(|scope| {
+        scope.spawn(|| exchange(owner.engine.descriptor(), read.token(), false).run(&importer.engine, &ours));
+        scope.spawn(|| {
+            exchange(owner.engine.descriptor(), written.token(), true).run(&importer.engine, &ours);
+        });
+        scope.spawn(|| {
+            owner.exchange(&theirs, &exchange(importer.engine.descriptor(), back.token(), false));
+        });
     });
     for (here, there) in [(0, 1), (1, 0)] {
         let mut after = before[here].clone();
         after.copy(HALF, &before[there], 0, HALF);
-        after.check(&sides[here].region, &format!("engine {here}"));
+        match here {
+            0 => after.check(&importer.region, "importer"),
+            _ => after.check(&owner.region, "owner"),
+        }
     }
-    drop(caches);
-    for side in &sides {
-        assert!(
-            side.engine.close(WAIT).expect("close").held.is_empty(),
-            "{}",
-            TransportKind::name(ground.kind)
-        );
-        side.forbid();
-    }
+    drop((ours, theirs, read, written, back));
+    let held = importer.engine.close(WAIT).expect("close").held;
+    assert!(held.is_empty(), "{}: {held:?}", ground.kind);
+    assert!(owner.engine.close(WAIT).is_empty());
+    importer.forbid();
+    owner.forbid();
 }
