@@ -2,7 +2,7 @@
 //! that says nothing, the choice made here is told where it is made.
 
 pub(crate) mod address;
-pub(crate) mod batch;
+pub mod batch;
 mod connects;
 pub(crate) mod endpoint;
 mod engine;
