@@ -4,6 +4,8 @@ use std::fmt;
 
 use ropeway_core::Op;
 
+use super::offer::Offer;
+use crate::curves::{Cuts, Hosts, Link};
 use crate::node::Chip;
 
 /// One way.
@@ -44,6 +46,15 @@ impl Way {
             // A2's HCCS joins device memory only; of UB nothing more is published.
             (Self::Hccs | Self::Ub, _) => Reach { local_host: false, remote_host: false },
         }
+    }
+}
+
+impl Way {
+    /// Into which pieces runs are cut for it: by the published curve of this way, mode and chip, where there is one.
+    pub(super) fn cuts(self, ours: &Offer, peer: &Offer) -> Cuts {
+        let hosts = if ours.node == peer.node { Hosts::One } else { Hosts::Two };
+        let link = Link::of_hixl(ours.chip, hosts, self, ours.mode).filter(|_| ours.chip == peer.chip);
+        link.map_or(Cuts::WHOLE, Cuts::of)
     }
 }
 

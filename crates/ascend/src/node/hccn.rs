@@ -95,13 +95,14 @@ impl Hccn {
     }
 }
 
-/// The address of an NPU's network port: by `/etc/hccn.conf` (or the file that `ROPEWAY_HCCN_CONF` names), else as
-/// `hccn_tool` tells.
+/// The address of an NPU's network port: by `file`, else the file that `ROPEWAY_HCCN_CONF` names, else
+/// `/etc/hccn.conf`; where that is silent, as `hccn_tool` tells.
 ///
 /// # Errors
 /// `Unsupported`, with what was looked at and how to mend it.
-pub fn nic_address(physical: u32, machine: &Machine) -> Result<IpAddr> {
-    let file = machine.variable(FILE_VARIABLE).unwrap_or_else(|| FILE.to_owned());
+pub fn nic_address(physical: u32, file: Option<&Path>, machine: &Machine) -> Result<IpAddr> {
+    let file = file.map(|file| file.display().to_string());
+    let file = file.or_else(|| machine.variable(FILE_VARIABLE)).unwrap_or_else(|| FILE.to_owned());
     let found = match machine.read(&file) {
         Ok(text) => {
             let hccn = Hccn::parse(&text);

@@ -114,12 +114,12 @@ fn hccn_conf_is_read_as_it_is_found_in_the_field() {
 fn a_missing_hccn_conf_is_named_with_the_mend() {
     let root = Root::new();
     let pod = root.machine(&[("KUBERNETES_SERVICE_HOST", "10.96.0.1"), ("PATH", "")]);
-    let error = nic_address(3, &pod).unwrap_err();
+    let error = nic_address(3, None, &pod).unwrap_err();
     assert!(error.message().contains("/etc/hccn.conf") && error.message().contains("mount"), "{error}");
     root.file("etc/hccn.conf", "address_0=10.1.0.1\naddress_1=10.1.0.2\n");
-    let error = nic_address(3, &pod).unwrap_err();
+    let error = nic_address(3, None, &pod).unwrap_err();
     assert!(error.message().contains("address_3") && error.message().contains("NPU 0, 1"), "{error}");
-    assert_eq!(nic_address(1, &pod).unwrap(), IpAddr::from([10, 1, 0, 2]));
+    assert_eq!(nic_address(1, None, &pod).unwrap(), IpAddr::from([10, 1, 0, 2]));
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn another_file_can_be_named() {
     let root = Root::new();
     root.file("here/hccn.conf", "address_5=10.1.0.5\n");
     let machine = root.machine(&[("ROPEWAY_HCCN_CONF", "/here/hccn.conf")]);
-    assert_eq!(nic_address(5, &machine).unwrap(), IpAddr::from([10, 1, 0, 5]));
+    assert_eq!(nic_address(5, None, &machine).unwrap(), IpAddr::from([10, 1, 0, 5]));
 }
 
 #[test]
@@ -139,9 +139,9 @@ fn the_tool_is_asked_where_the_file_is_silent() {
     root.file(tool, script);
     make_executable(&root.0.join(tool));
     let machine = root.machine(&[]);
-    assert_eq!(nic_address(0, &machine).unwrap(), IpAddr::from([10, 2, 0, 1]));
-    assert_eq!(nic_address(1, &machine).unwrap().to_string(), "2001:db8::7");
-    assert!(nic_address(2, &machine).is_err());
+    assert_eq!(nic_address(0, None, &machine).unwrap(), IpAddr::from([10, 2, 0, 1]));
+    assert_eq!(nic_address(1, None, &machine).unwrap().to_string(), "2001:db8::7");
+    assert!(nic_address(2, None, &machine).is_err());
 }
 
 fn make_executable(path: &Path) {

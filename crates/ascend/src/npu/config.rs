@@ -42,7 +42,7 @@ impl NpuConfig {
             address: None,
             cann_path: None,
             hccn_conf: None,
-            ports: 26_000..=26_999,
+            ports: 17_400..=17_911,
             device_port: None,
             c_api: false,
             connect_timeout: Duration::from_secs(20),
@@ -108,8 +108,9 @@ impl NpuConfig {
         self.hccn_conf.as_deref()
     }
 
-    /// Ports of the host that HIXL may listen on; the first free one is taken and published. 26000 to 26999: below the
-    /// ports that Linux gives out by itself, and apart from those of HCCL and torch.
+    /// Ports of the host that HIXL may listen on; the first free one is taken and published. 17400 to 17911: below the
+    /// ports that Linux and Kubernetes give out by themselves, and apart from the 20000 to 27999 of vllm-ascend's own
+    /// connectors and from those of HCCL and torch.
     #[must_use]
     pub fn with_ports(mut self, ports: RangeInclusive<u16>) -> Self {
         self.ports = ports;

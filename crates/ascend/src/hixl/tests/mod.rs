@@ -1,2 +1,4 @@
+mod config;
 mod endpoints;
 mod offer;
+mod registry;

@@ -1,0 +1,384 @@
+//! HIXL through its C++ class: one object for all peers.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::mem::ManuallyDrop;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ascend_sys::shim;
+use bytes::Bytes;
+use ropeway_core::{Error, ErrorKind, Op, RegionId, Result};
+use ropeway_transport::{Memory, Role, TransportKind};
+
+use super::codes;
+use super::config::{Here, HixlConfig, Ports, modes};
+use super::here::{cstring, ids, release, unstarted};
+use super::limits::limits;
+use super::links::Links;
+use super::offer::{Api, Mode, Offer};
+use super::region::{Description, spans};
+use super::registry::{Key, Registers, Registry, Span};
+use super::shim::{Hixl, code};
+use super::way::Way;
+use crate::curves::Cuts;
+use crate::device::{Bound, Device, Work};
+use crate::error::recent_text;
+use crate::hbm::HUGE_PAGE;
+use crate::link::{
+    Connected, Desc, Imported, Mover, MoverLimits, Native, Polled, PostError, Request, Teardown,
+};
+use crate::node::Chip;
+use crate::npu::Npu;
+
+/// How long a link that is in the way may take to end.
+const RESET: Duration = Duration::from_millis(500);
+
+/// The shortest time that the library is given; less is advised against between nodes.
+const TIMEOUT_MIN: Duration = Duration::from_millis(200);
+
+/// HIXL by its class, for one engine and one NPU.
+pub struct HixlClass {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    device: Arc<Device>,
+    /// Ended on a slow thread of the device, when the last mover is gone.
+    hixl: ManuallyDrop<Hixl>,
+    offer: Offer,
+    registry: Mutex<Registry>,
+    /// Outbound links that the library has, as far as we know. While there are any it lets go of no region.
+    links: Links,
+    host_memory: bool,
+    probe: Arc<Memory>,
+}
+
+impl HixlClass {
+    /// Starts HIXL for an NPU: listens on the first free port. Blocks, for seconds.
+    ///
+    /// # Errors
+    /// `Unsupported`: there is no shim, no HIXL, or no way to any peer. `Resource`: no port of the range is free.
+    pub fn open(npu: &Npu, config: &HixlConfig) -> Result<Self> {
+        let device = npu.device();
+        let api = npu.cann().sys().shim();
+        let api = api.map_err(|why| Error::new(ErrorKind::Unsupported, "start HIXL", why.to_string()))?;
+        let here = config.look(device.chip(), ids(device)?, npu.identity(), npu.config().machine())?;
+        let ports = config.candidates(here.ids)?;
+        let release = release(npu.cann());
+        let start = move |on: &Bound<'_>| start(on, api, &here, &ports, &release);
+        let (hixl, offer) = device.call(Work::Slow, "start HIXL", start)??;
+        tracing::info!(
+            engine = %offer.engine, node = offer.node, island = offer.island, mode = offer.mode.name(),
+            release = offer.release, "HIXL listens"
+        );
+        let shared = Shared {
+            device: Arc::clone(device),
+            hixl: ManuallyDrop::new(hixl),
+            registry: Mutex::new(Registry::new(offer.mode.regions_max())),
+            links: Links::default(),
+            host_memory: offer.ways.has(Way::Roce) || offer.chip == Chip::A3,
+            probe: npu.alloc(HUGE_PAGE)?,
+            offer,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What peers are told.
+    pub fn facts(&self) -> &Offer {
+        &self.shared.offer
+    }
+}
+
+/// One attempt for each mode and port, until one succeeds. An engine that failed to initialize is not tried again.
+fn start(
+    on: &Bound<'_>,
+    api: &'static shim::Api,
+    here: &Here,
+    ports: &[Ports],
+    release: &str,
+) -> Result<(Hixl, Offer)> {
+    let capability = Hixl::capability(api, shim::ROPEWAY_HIXL_CLIENT_SERVER_COMM);
+    let mut why = String::new();
+    for mode in modes(here.mode, here.chip, capability) {
+        for port in ports {
+            let hixl = Hixl::create(api).ok_or_else(|| {
+                Error::new(ErrorKind::Resource, "start HIXL", "there is no memory for its engine")
+            })?;
+            let engine = here.engine(port.host);
+            let Err(number) = hixl.initialize(&cstring(engine), &here.options(mode, port.device)?) else {
+                return Ok((hixl, here.offer(Api::Class, mode, engine, release)));
+            };
+            let text = recent_text(on.acl());
+            hixl.end();
+            let what = format!("its engine {engine} ({} mode)", mode.name());
+            let error = codes::failed(number, "start HIXL", &what, text.as_deref());
+            tracing::debug!(%error, "HIXL does not start this way");
+            why = error.message().to_owned();
+            if number != code::FAILED {
+                // Not the port: no other one will do.
+                break;
+            }
+        }
+    }
+    Err(unstarted("start HIXL", &why, ports))
+}
+
+impl Native for HixlClass {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Hixl
+    }
+
+    fn offer(&self) -> Bytes {
+        self.shared.offer.encode()
+    }
+
+    fn enter(&self) -> Result<()> {
+        // The thread is the link engine's and keeps the context to its end.
+        std::mem::forget(self.shared.device.enter()?);
+        Ok(())
+    }
+
+    fn open(&self, offer: &[u8], _role: Role) -> Result<Box<dyn Mover>> {
+        let peer = Offer::decode(offer)?;
+        let way = self.shared.offer.way_to(&peer)?;
+        let name = cstring(peer.engine);
+        tracing::debug!(peer = %peer.engine, node = peer.node, %way, "a way by HIXL");
+        Ok(Box::new(ClassMover {
+            shared: Arc::clone(&self.shared),
+            name,
+            peer,
+            way,
+            connected: false,
+            outstanding: 0,
+            regions: HashMap::new(),
+        }))
+    }
+
+    fn probe_memory(&self) -> Result<Arc<Memory>> {
+        Ok(Arc::clone(&self.shared.probe))
+    }
+
+    fn limits(&self) -> MoverLimits {
+        limits(&self.shared.offer, self.shared.host_memory)
+    }
+}
+
+struct ClassMover {
+    shared: Arc<Shared>,
+    /// The peer's engine, as the library names it.
+    name: CString,
+    peer: Offer,
+    way: Way,
+    connected: bool,
+    outstanding: u32,
+    regions: HashMap<RegionId, Key>,
+}
+
+impl ClassMover {
+    fn reset(&mut self) {
+        if let Err(number) = self.shared.hixl.disconnect(&self.name, millis(RESET)) {
+            tracing::debug!(number, peer = %self.peer.engine, "a link that was in the way could not be ended");
+        }
+    }
+
+    fn try_connect(&self, until: Instant) -> Result<(), u32> {
+        let left = until.saturating_duration_since(Instant::now()).max(TIMEOUT_MIN);
+        self.shared.hixl.connect(&self.name, millis(left))
+    }
+}
+
+// SAFETY: `Done` is the library's word that the request completed, asked once. `Over` is only said of a post that was refused
+// by a check of its parameters, `Busy` of one for which there were no streams: both before anything is submitted. A teardown
+// is `Proven` only when every request had ended.
+unsafe impl Mover for ClassMover {
+    fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
+        let shared = &*self.shared;
+        let found = spans(memory, &shared.device, self.way, shared.offer.chip)?;
+        // 256 regions are few: in communicator mode whole allocations are registered.
+        let whole = found.whole.filter(|_| shared.offer.mode == Mode::Communicator);
+        let key = shared.registry().add(found.span, whole, memory, shared)?;
+        if let Some(before) = self.regions.insert(region, key) {
+            shared.registry().remove(before, shared)?;
+        }
+        Ok(Description::of(found.span).encode())
+    }
+
+    fn deregister(&mut self, region: RegionId) -> Result<()> {
+        match self.regions.remove(&region) {
+            Some(key) => self.shared.registry().remove(key, &*self.shared),
+            None => Ok(()),
+        }
+    }
+
+    fn import(&mut self, _region: RegionId, len: u64, description: &[u8]) -> Result<Imported> {
+        let description = Description::decode(description, len)?;
+        description.check_reach(self.way.reach(self.shared.offer.chip), self.way)?;
+        Ok(Imported { base: description.address })
+    }
+
+    fn release(&mut self, _region: RegionId) -> Result<()> {
+        // The library forgets the peer's regions with the link.
+        Ok(())
+    }
+
+    fn connect(&mut self, timeout: Duration) -> Result<Connected> {
+        let until = Instant::now() + timeout;
+        let shared = Arc::clone(&self.shared);
+        if !self.connected && !shared.links.take(self.peer.engine, until) {
+            let message = format!("another session still has the link to {}", self.peer.engine);
+            return Err(Error::new(ErrorKind::Full, "connect with HIXL", message));
+        }
+        let mut answer = self.try_connect(until);
+        let in_the_way = match answer {
+            // Left over from a peer's former life, or from a connect that was given up: not the link that was asked for.
+            Err(code::ALREADY_CONNECTED) => !self.connected,
+            Err(code::NOT_CONNECTED) => true,
+            _ => false,
+        };
+        if in_the_way {
+            self.reset();
+            answer = self.try_connect(until);
+        }
+        self.connected = matches!(answer, Ok(()) | Err(code::ALREADY_CONNECTED));
+        match answer {
+            Ok(()) => Ok(Connected::New),
+            Err(code::ALREADY_CONNECTED) => Ok(Connected::Already),
+            Err(number) => {
+                let text = recent_text(shared.device.acl());
+                if number == code::TIMEOUT {
+                    // Given up by the caller, it may still be made, and would be in the way of the next one.
+                    self.reset();
+                }
+                shared.links.give(self.peer.engine);
+                Err(codes::unconnected(number, &self.peer.engine.to_string(), text.as_deref()))
+            }
+        }
+    }
+
+    fn disconnect(&mut self, timeout: Duration) -> Teardown {
+        let proof = if self.outstanding == 0 { Teardown::Proven } else { Teardown::Unproven };
+        if !self.connected {
+            return proof;
+        }
+        match self.shared.hixl.disconnect(&self.name, millis(timeout.max(TIMEOUT_MIN))) {
+            Ok(()) | Err(code::NOT_CONNECTED) => {}
+            Err(number) => {
+                let text = recent_text(self.shared.device.acl());
+                let error = codes::failed(
+                    number,
+                    "disconnect with HIXL",
+                    self.name.to_string_lossy().as_ref(),
+                    text.as_deref(),
+                );
+                tracing::warn!(%error, "a link may still be there");
+            }
+        }
+        self.connected = false;
+        // Left to the hardware's retry window, which the link engine waits out: their numbers mean nothing any more.
+        self.outstanding = 0;
+        self.shared.links.give(self.peer.engine);
+        self.shared.registry().sweep(&*self.shared);
+        proof
+    }
+
+    #[inline]
+    fn post(&mut self, op: Op, descs: &[Desc]) -> Result<Request, PostError> {
+        // SAFETY: the link engine keeps the memory of a request until it is `Done`, `Over`, or its link was torn down and the
+        // window has passed, as this trait asks of it.
+        match unsafe { self.shared.hixl.post(&self.name, op, descs) } {
+            Ok(request) => {
+                self.outstanding += 1;
+                Ok(Request(request))
+            }
+            Err(number) => Err(codes::posted(number)),
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, request: Request) -> Polled {
+        let polled = codes::polled(self.shared.hixl.status(request.0));
+        if polled == Polled::Done {
+            self.outstanding = self.outstanding.saturating_sub(1);
+        }
+        polled
+    }
+
+    fn cuts(&self) -> Cuts {
+        self.way.cuts(&self.shared.offer, &self.peer)
+    }
+
+    fn explain(&self, number: i32) -> Error {
+        let text = recent_text(self.shared.device.acl());
+        let what = format!("the link to {} by {}", self.peer.engine, self.way);
+        codes::failed(number.cast_unsigned(), "transfer with HIXL", &what, text.as_deref())
+    }
+}
+
+impl Drop for ClassMover {
+    fn drop(&mut self) {
+        if self.connected || !self.regions.is_empty() {
+            // The registrations count on, so their memory stays; `links` keeps the library from letting go of any.
+            tracing::warn!(peer = %self.peer.engine, "a link by HIXL was left as it was; its regions stay registered");
+        }
+    }
+}
+
+impl Shared {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registers for Shared {
+    fn register(&self, span: Span) -> Result<usize> {
+        self.hixl.register(span).map_err(|number| {
+            let text = recent_text(self.device.acl());
+            let what = format!("{} bytes at {:#x}", span.len, span.address);
+            codes::failed(number, "register with HIXL", &what, text.as_deref())
+        })
+    }
+
+    fn deregister(&self, handle: usize) -> Result<()> {
+        self.hixl.deregister(handle).map_err(|number| {
+            let text = recent_text(self.device.acl());
+            codes::failed(number, "deregister with HIXL", "a region", text.as_deref())
+        })
+    }
+
+    fn can_deregister(&self) -> bool {
+        self.links.is_empty()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.device.origin().is_foreign() {
+            return;
+        }
+        // SAFETY: taken once, here, and not used after.
+        let hixl = unsafe { ManuallyDrop::take(&mut self.hixl) };
+        let registry = std::mem::replace(
+            self.registry.get_mut().unwrap_or_else(PoisonError::into_inner),
+            Registry::new(0),
+        );
+        if !self.links.is_empty() || registry.in_use() {
+            tracing::error!("HIXL is left as it is: a link of it was never ended; its memory is leaked");
+            std::mem::forget(registry);
+            return;
+        }
+        self.device.retire("end HIXL", move |_| {
+            registry.end(|handle| {
+                if let Err(number) = hixl.deregister(handle) {
+                    tracing::warn!(number, "a region could not be deregistered before HIXL's end");
+                }
+            });
+            hixl.end();
+        });
+    }
+}
+
+/// A time as the library takes it: above 0.
+fn millis(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
+}

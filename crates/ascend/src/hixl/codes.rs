@@ -1,0 +1,56 @@
+//! What HIXL's numbers mean to a link, per call: the same number means different things at different calls.
+
+use ropeway_core::{Error, ErrorKind, Retry};
+
+use super::shim::{Code, Progress, code};
+use crate::error::{Code as Known, Library};
+use crate::link::{Busy, Failure, Polled, PostError};
+
+/// After a post that failed.
+#[inline]
+pub(super) fn posted(number: Code) -> PostError {
+    let code = number.cast_signed();
+    match number {
+        code::RESOURCE_EXHAUSTED => PostError::Busy(Busy { code }),
+        // Refused before anything was submitted: an address that is not registered on either side, no descriptors.
+        code::PARAM_INVALID => PostError::Failed(Failure::Over { code }),
+        // No link, a timeout, a client that latched: and part of the list may be on its way.
+        _ => PostError::Failed(Failure::Latched { code }),
+    }
+}
+
+/// After a query.
+#[inline]
+pub(super) fn polled(progress: Progress) -> Polled {
+    match progress {
+        Progress::Waiting => Polled::Waiting,
+        Progress::Completed => Polled::Done,
+        // Also 103900 here, which says that the library does not know the request: nothing is known of its bytes.
+        Progress::Failed(number) => Polled::Failed(Failure::Latched { code: number.cast_signed() }),
+    }
+}
+
+/// After a connect that failed. The library says 103900 for many of those, which does not mean that a parameter was wrong.
+pub(super) fn unconnected(number: Code, peer: &str, text: Option<&str>) -> Error {
+    let what = format!("the peer's engine {peer}");
+    let error = Known::of(Library::Hixl, number.cast_signed()).error("connect with HIXL", &what, text);
+    let (kind, hint) = match number {
+        code::PARAM_INVALID => (
+            ErrorKind::LinkLost,
+            "on a connect this number also stands for endpoints that do not meet: the peer was started anew and its facts \
+             are old, /etc/hccn.conf is missing on a side, or its network ports are down",
+        ),
+        code::TIMEOUT => (ErrorKind::TimedOut, "the peer did not answer in time"),
+        code::RESOURCE_EXHAUSTED => (ErrorKind::Full, "the NPU has no streams or channels left"),
+        _ => (ErrorKind::LinkLost, "nobody listens there, or the two releases of HIXL differ"),
+    };
+    let retry = if kind == ErrorKind::Full { Retry::Later } else { Retry::AfterReconnect };
+    Error::new(kind, "connect with HIXL", format!("{}; {hint}", error.message()))
+        .with_retry(retry)
+        .with_native(number.cast_signed())
+}
+
+/// Any other call that failed.
+pub(super) fn failed(number: Code, operation: &'static str, what: &str, text: Option<&str>) -> Error {
+    Known::of(Library::Hixl, number.cast_signed()).error(operation, what, text)
+}
