@@ -90,7 +90,7 @@ fn has_word(line: &str, word: &str) -> bool {
 
 #[test]
 fn no_file_is_longer_than_a_reader_can_hold() {
-    let long: Vec<String> = files(&[".rs", ".c", ".h", ".py"])
+    let long: Vec<String> = files(&[".rs", ".c", ".h", ".cpp", ".hpp", ".py"])
         .iter()
         .map(|file| (file.text.lines().count(), &file.path))
         .filter(|(lines, path)| {
@@ -153,7 +153,7 @@ fn nothing_is_left_unfinished() {
         ("XX", "X:"),
     ];
     let mut found = Vec::new();
-    for file in files(&[".rs", ".py", ".c", ".h"]) {
+    for file in files(&[".rs", ".py", ".c", ".h", ".cpp", ".hpp"]) {
         for (at, line) in file.text.lines().enumerate() {
             for (head, tail) in markers {
                 if line.contains(&format!("{head}{tail}")) {
@@ -223,7 +223,7 @@ fn nothing_names_a_machine_or_a_registry_host() {
     let places = ["/wo", "/ho", "/ro", "/tmp/te"].iter().zip(["rk/", "me/", "ot/", "am"]);
     let places: Vec<String> = places.map(|(head, tail)| format!("{head}{tail}")).collect();
     let mut found = Vec::new();
-    for file in files(&[".rs", ".md", ".toml", ".py", ".c", ".h", ".sh", "run"]) {
+    for file in files(&[".rs", ".md", ".toml", ".py", ".c", ".h", ".cpp", ".hpp", ".sh", "run"]) {
         if file.path == "tests/tidy.rs" {
             continue;
         }

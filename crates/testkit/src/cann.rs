@@ -70,10 +70,9 @@ impl SimCann {
     /// # Errors
     /// `cargo xtask sim-cann` failed, and what it said: a compiler may be missing.
     pub fn root(&self) -> Result<PathBuf, String> {
-        let target = target_folder();
-        let folder = target.join("laid-out").join(self.name());
+        let folder = target_folder().join(self.name());
         let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-        made.entry(folder.clone()).or_insert_with(|| self.lay_out(&target, &folder)).clone().map(|()| folder)
+        made.entry(folder.clone()).or_insert_with(|| self.lay_out(&folder)).clone().map(|()| folder)
     }
 
     /// One name for each different installation.
@@ -86,10 +85,10 @@ impl SimCann {
         name
     }
 
-    fn lay_out(&self, target: &Path, folder: &Path) -> Result<(), String> {
+    fn lay_out(&self, folder: &Path) -> Result<(), String> {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // Its own target folder, free of the flags of a surrounding run (a sanitizer's, a cross build's).
-        command.current_dir(workspace()).env("CARGO_TARGET_DIR", target);
+        command.current_dir(workspace());
+        // Flags of a surrounding run (a sanitizer's, a cross build's) are not for it.
         for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "LD_PRELOAD"] {
             command.env_remove(variable);
         }
@@ -113,7 +112,6 @@ fn workspace() -> PathBuf {
 }
 
 pub(crate) fn target_folder() -> PathBuf {
-    let common =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let common = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     workspace().join(common).join("sim-cann")
 }
