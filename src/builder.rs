@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use ropeway_ascend::{Npu, NpuConfig};
 use ropeway_core::wire::Secret;
 use ropeway_core::{Error, ErrorKind, Incarnation, Limits, Result};
 use ropeway_transport::{
@@ -30,6 +31,7 @@ pub struct Builder {
     insecure: bool,
     transports: Option<Vec<TransportKind>>,
     calibration: Option<Calibration>,
+    npu: Option<NpuConfig>,
     added: Vec<Arc<dyn Transport>>,
 }
 
@@ -76,6 +78,13 @@ impl Builder {
     /// The transports to offer and to use; all that this machine has unless said.
     pub fn transports(mut self, kinds: &[TransportKind]) -> Self {
         self.transports = Some(kinds.to_vec());
+        self
+    }
+
+    /// Gives the engine an NPU: memory in HBM, events of compute streams, and the transports between devices. Opening CANN
+    /// takes seconds when it is the first in the process.
+    pub fn npu(mut self, config: NpuConfig) -> Self {
+        self.npu = Some(config);
         self
     }
 
@@ -126,7 +135,8 @@ impl Builder {
             threads => calibration.with_threads(threads),
         };
         let janitor = Janitor::start()?;
-        let (fence, transports) = self.transports_for(&calibration, &janitor)?;
+        let npu = self.npu.clone().map(|config| Npu::open(config, &self.limits, &janitor)).transpose()?;
+        let (fence, transports) = self.transports_for(&calibration, &janitor, npu.as_ref())?;
         let (control, runtime) = Control::start()?;
         let shared = Shared::new(Parts {
             limits: self.limits,
@@ -137,6 +147,7 @@ impl Builder {
             janitor,
             fence,
             transports,
+            npu,
         })?;
         shared.control.run(runtime, &shared, listener)?;
         Ok(Engine::new(shared, addresses, Secret::new(secret), self.cluster, calibration))
@@ -147,6 +158,7 @@ impl Builder {
         &self,
         calibration: &Calibration,
         janitor: &Janitor,
+        npu: Option<&Arc<Npu>>,
     ) -> Result<(Arc<Fence>, Transports)> {
         let wants = |kind| self.transports.as_ref().is_none_or(|kinds| kinds.contains(&kind));
         let same_host = self.listen.is_some() || wants(TransportKind::Shm) || wants(TransportKind::Cma);
@@ -176,8 +188,26 @@ impl Builder {
                 gate: Arc::clone(&fence) as _,
             })?));
         }
+        if let Some(npu) = npu {
+            transports.extend(self.npu_transports(npu)?);
+        }
         transports.extend(self.added.iter().cloned());
         Ok((fence, transports))
+    }
+
+    /// All that the device has, but for hccl, which is used only when it is asked for.
+    fn npu_transports(&self, npu: &Arc<Npu>) -> Result<Transports> {
+        let kinds = self.transports.clone().unwrap_or_else(|| vec![TransportKind::Hixl, TransportKind::Ipc]);
+        let asked = self.transports.is_some();
+        let mut made: Transports = Vec::new();
+        for kind in kinds.into_iter().filter(|kind| kind.moves_devices()) {
+            match npu.transport(kind, &self.limits) {
+                Ok(transport) => made.push(transport),
+                Err(error) if asked => return Err(error),
+                Err(error) => tracing::info!(transport = %kind, %error, "not to be had on this NPU"),
+            }
+        }
+        Ok(made)
     }
 
     fn addresses(&self, listener: Option<&TcpListener>) -> Result<Vec<SocketAddr>> {

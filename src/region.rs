@@ -148,7 +148,10 @@ impl Region {
         self.0.wait_unheld(&shared, "region suspend", timeout)?;
         // Copies of the host that were under way are over; later ones see the phase.
         drop(self.0.touching.write().unwrap_or_else(PoisonError::into_inner));
-        Ok(())
+        match (&shared.npu, self.0.memory.device()) {
+            (Some(npu), Some(_)) => npu.suspend(&self.0.memory),
+            _ => Ok(()),
+        }
     }
 
     /// Opens a suspended region again. Peers make their routes anew.
@@ -160,6 +163,12 @@ impl Region {
     /// The whole range is mapped again, at the same addresses, and stays so as it was promised when it was registered.
     pub unsafe fn resume(&self) -> Result<()> {
         self.0.memory.origin().check("region resume")?;
+        if self.0.phase.load(Ordering::SeqCst) == SUSPENDED
+            && self.0.memory.device().is_some()
+            && let Some(npu) = self.0.shared.upgrade().and_then(|shared| shared.npu.clone())
+        {
+            npu.resume(&self.0.memory)?;
+        }
         let resumed = self.0.phase.compare_exchange(SUSPENDED, OPEN, Ordering::SeqCst, Ordering::SeqCst);
         resumed.map(drop).map_err(|_| {
             let text = format!("region {} is not suspended", self.0.id);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use ropeway_ascend::Npu;
 use ropeway_core::layout::CacheLayout;
 use ropeway_core::machine::directory::Directory;
 use ropeway_core::{
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) janitor: Janitor,
     pub(crate) fence: Arc<Fence>,
     pub(crate) transports: Vec<Arc<dyn Transport>>,
+    pub(crate) npu: Option<Arc<Npu>>,
     pub(crate) completions: Completions,
     pub(crate) progress: Progress,
     pub(crate) leases: Mutex<Leases>,
@@ -114,11 +116,12 @@ pub(crate) struct Parts {
     pub(crate) janitor: Janitor,
     pub(crate) fence: Arc<Fence>,
     pub(crate) transports: Vec<Arc<dyn Transport>>,
+    pub(crate) npu: Option<Arc<Npu>>,
 }
 
 impl Shared {
     pub(crate) fn new(parts: Parts) -> Result<Arc<Self>> {
-        let Parts { limits, incarnation, origin, psk, control, janitor, fence, transports } = parts;
+        let Parts { limits, incarnation, origin, psk, control, janitor, fence, transports, npu } = parts;
         Ok(Arc::new(Self {
             completions: Completions::new(limits.completions())?,
             leases: Mutex::new(Leases::new(&limits)),
@@ -137,6 +140,7 @@ impl Shared {
             janitor,
             fence,
             transports,
+            npu,
             progress: Progress::default(),
             flights: Mutex::default(),
             in_flight: AtomicU32::new(0),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use ropeway_ascend::error::Code;
 use ropeway_core::{
     BlockSet, CopyPlan, Error, ErrorKind, Limits, Op, Quiet, Result, Status, StatusKind, TransferId,
 };
@@ -325,6 +326,14 @@ impl Flight {
             return error.clone();
         }
         let (kind, why) = explain(status.kind);
+        // What a device's library said is worth more than that it said something.
+        let native = (self.link.kind().moves_devices() && status.native != 0)
+            .then(|| Code::of_link(self.link.kind(), status.native));
+        let kind = match (status.kind, native) {
+            (StatusKind::Native, Some(code)) => code.class.kind(),
+            _ => kind,
+        };
+        let why = native.map_or_else(|| why.to_owned(), |code| format!("{why}: {}", code.describe()));
         let operation = match self.op {
             Op::Read => "read",
             Op::Write => "write",
@@ -372,7 +381,7 @@ fn explain(kind: StatusKind) -> (ErrorKind, &'static str) {
         StatusKind::LinkLost => (ErrorKind::LinkLost, "the connection ended; connect again"),
         StatusKind::Closed => (ErrorKind::Closed, "a region or the engine was closed"),
         StatusKind::Protocol => (ErrorKind::Protocol, "the peer broke the protocol"),
-        StatusKind::Native => (ErrorKind::Resource, "the operating system refused"),
+        StatusKind::Native => (ErrorKind::Resource, "the operating system or the device refused"),
         _ => (ErrorKind::Internal, "a worker failed; nothing is known of the last bytes"),
     }
 }

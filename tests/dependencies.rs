@@ -11,7 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ropeway-transport", &["ropeway-core"]),
     ("ascend-sys", &[]),
     ("ropeway-ascend", &["ascend-sys", "ropeway-core", "ropeway-transport"]),
-    ("ropeway", &["ropeway-core", "ropeway-transport"]),
+    ("ropeway", &["ropeway-ascend", "ropeway-core", "ropeway-transport"]),
     ("ropeway-bench", &["ropeway", "ropeway-ascend", "ropeway-core", "ropeway-transport"]),
     ("ropeway-testkit", &["ropeway", "ropeway-core", "ropeway-transport"]),
     ("ropeway-ascend-sim", &["ascend-sys"]),

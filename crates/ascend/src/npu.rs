@@ -1,6 +1,7 @@
 //! One NPU as the engine uses it: its device, its memory, its events.
 
 mod config;
+mod transports;
 
 use std::any::Any;
 use std::ffi::c_void;

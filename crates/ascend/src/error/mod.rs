@@ -11,6 +11,7 @@ use std::ffi::CStr;
 
 use ascend_sys::{acl, names};
 use ropeway_core::{Error, ErrorKind, Result, Retry};
+use ropeway_transport::TransportKind;
 
 /// What a native code means to the engine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -88,7 +89,7 @@ pub enum Class {
 
 impl Class {
     /// The engine's kind of error.
-    fn kind(self) -> ErrorKind {
+    pub fn kind(self) -> ErrorKind {
         match self {
             Self::Misuse
             | Self::Repeated
@@ -219,6 +220,22 @@ impl Code {
         let group = table.iter().find(|(_, codes)| codes.contains(&number));
         let class = group.map_or_else(|| by_digit(library, number), |(class, _)| *class);
         Self { library, number, name, class }
+    }
+
+    /// The code that a link of this kind left in a transfer's status: the libraries' numbers, but HCCL's, do not overlap.
+    pub fn of_link(kind: TransportKind, number: i32) -> Self {
+        let library = match kind {
+            TransportKind::Hccl if number < 100_000 => Library::Hccl,
+            _ if matches!(number, 103_900..=103_999 | 203_900 | 503_900) => Library::Hixl,
+            _ => Library::Acl,
+        };
+        Self::of(library, number)
+    }
+
+    /// The number, its name, and what to do.
+    pub fn describe(self) -> String {
+        let name = self.name.unwrap_or("a code that this build does not know");
+        format!("{} ({name}); {}", self.number, self.class.advice())
     }
 
     /// The error of a call that gave this code. `what` names the object and the values; `text` is the library's own.
