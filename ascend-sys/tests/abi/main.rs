@@ -3,6 +3,7 @@
 mod coverage;
 mod figures;
 mod installed;
+mod page;
 mod probe;
 mod recorded;
 
