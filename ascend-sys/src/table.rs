@@ -56,6 +56,13 @@ macro_rules! table {
         ];
 
         impl Api {
+            /// Each group, and whether the loaded library has all of it.
+            #[must_use]
+            pub fn groups(&self) -> Vec<(&'static $crate::table::Group, bool)> {
+                let present = [true, $(self.$group.is_some(),)*];
+                GROUPS.iter().zip(present).collect()
+            }
+
             /// Fills the table, or names the required symbol that is missing.
             ///
             /// # Safety
