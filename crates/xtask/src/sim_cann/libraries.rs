@@ -55,7 +55,7 @@ impl Place<'_> {
     /// A library of jumps.
     fn jumps(&self, library: &str, names: &[String]) -> Result<(), String> {
         let source = self.source(library, names)?;
-        self.link(library, "cc", "CC", &["-nostdlib".as_ref(), source.as_ref()])
+        self.link(library, "gcc", "CC", &["-nostdlib".as_ref(), source.as_ref()])
     }
 
     /// A library of C++ members, and of jumps for the C functions beside them.
