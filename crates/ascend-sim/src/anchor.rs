@@ -8,6 +8,7 @@ use crate::config::Timing;
 use crate::context::{self, Context};
 use crate::dma::{Backing, Quiesce};
 use crate::fault::{Hit, Site};
+use crate::hbm::Hbm;
 use crate::runtime::{Runtime, runtime};
 use crate::topology::{Chip, DeviceKey, Topology};
 
@@ -56,6 +57,16 @@ impl Anchor {
     /// The super-pod of the node.
     pub(crate) fn super_pod(&self) -> u32 {
         self.runtime.node().super_pod
+    }
+
+    /// Whether the device works, whatever thread asks.
+    pub(crate) fn works(&self) -> bool {
+        context::lost(self.runtime, self.device(), "link").is_ok()
+    }
+
+    /// Device memory.
+    pub(crate) fn hbm(&self) -> &'static Hbm {
+        &self.runtime.hbm
     }
 
     /// The machines.

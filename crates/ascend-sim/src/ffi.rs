@@ -172,6 +172,15 @@ impl<T: Copy> In<T> {
         (0..len).map(|index| self.get_at(index)).collect()
     }
 
+    /// One to what a structure of the caller points at.
+    ///
+    /// # Safety
+    /// `at` is null, or valid for reads for as long as the call.
+    #[must_use]
+    pub unsafe fn from_ptr(at: *const T) -> Self {
+        Self(at)
+    }
+
     /// The pointer.
     #[must_use]
     pub fn as_ptr(self) -> *const T {

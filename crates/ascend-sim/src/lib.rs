@@ -11,11 +11,12 @@
 //! - [`fault`]: scripted faults; [`context`]: what a thread is bound to; [`runtime`]: all of it together.
 //!
 //! The links between devices, over it: `net` (control connections), `dma` (what moves the bytes), [`model`] (how long
-//! that takes), [`hixl`] and its C API.
+//! that takes), [`hixl`] and its C API [`cs`].
 
 mod anchor;
 pub mod config;
 pub mod context;
+pub mod cs;
 mod dma;
 pub mod fail;
 pub mod fault;
