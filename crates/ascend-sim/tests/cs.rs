@@ -166,9 +166,9 @@ impl Client {
         }
         let read = |index: usize| {
             // SAFETY: the library says that there are `count` regions at `memory`.
-            let mem = unsafe { (memory as *const CommMem).add(index).read() };
+            let mem = unsafe { (memory as *const CommMem).wrapping_add(index).read() };
             // SAFETY: and as many tags at `tags`.
-            let tag = unsafe { (tags as *const *const c_char).add(index).read() };
+            let tag = unsafe { (tags as *const *const c_char).wrapping_add(index).read() };
             // SAFETY: each is a C string.
             let tag = unsafe { CStr::from_ptr(tag) };
             (tag.to_str().unwrap().to_owned(), mem)
