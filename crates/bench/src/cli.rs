@@ -54,7 +54,9 @@ const PD_EXAMPLES: &str = "Examples:
   ropeway-bench pd                                     8,192 tokens of DeepSeek-V2-Lite, the best transport there is
   ropeway-bench pd --transport tcp --op write          the producer's blocks are written to by the consumer
   ropeway-bench pd --model Qwen3-8B --fragmentation 0  blocks in one piece
-  ropeway-bench pd --peer 10.0.0.7:7100 --key-file k   the producer is `serve` on another machine";
+  ropeway-bench pd --peer 10.0.0.7:7100 --key-file k   the producer is `serve` on another machine
+  ropeway-bench pd --transport hixl --devices 0,1      from NPU 1 to NPU 0
+  ropeway-bench pd --transport hixl --direction rD2H   from an NPU into host memory";
 
 const SERVE_EXAMPLES: &str = "Examples:
   ropeway-bench serve --listen 127.0.0.1:7100                prints a descriptor for `pd --peer`
@@ -93,6 +95,12 @@ pub(crate) enum Transport {
     Cma,
     /// Sockets.
     Tcp,
+    /// HIXL, between NPUs and hosts.
+    Hixl,
+    /// Exported memory and copies on streams, between NPUs of one host.
+    Ipc,
+    /// Communicators of two ranks, between NPUs.
+    Hccl,
 }
 
 impl Transport {
@@ -103,7 +111,15 @@ impl Transport {
             Self::Shm => "shm",
             Self::Cma => "cma",
             Self::Tcp => "tcp",
+            Self::Hixl => "hixl",
+            Self::Ipc => "ipc",
+            Self::Hccl => "hccl",
         }
+    }
+
+    /// Whether it moves the memory of NPUs.
+    pub(crate) const fn is_device(self) -> bool {
+        matches!(self, Self::Hixl | Self::Ipc | Self::Hccl)
     }
 }
 
@@ -138,6 +154,37 @@ pub(crate) struct Engine {
     /// Data connections of a tcp peer.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) streams: u32,
+    #[command(flatten)]
+    pub(crate) npu: Npu,
+}
+
+/// Which NPUs, and through which CANN.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Npu {
+    /// NPUs: the consumer's, then the producer's (one: both have it). Without it, none, or 0,1 for hixl, ipc and hccl.
+    #[arg(long, value_name = "ID,ID", value_delimiter = ',', num_args = 1..=2)]
+    pub(crate) devices: Vec<u32>,
+    /// The CANN to use (a folder with lib64); by default where the engine looks (ROPEWAY_CANN_PATH first).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cann: Option<PathBuf>,
+}
+
+impl Engine {
+    pub(crate) fn new(transport: Transport, copy_threads: u32, streams: u32) -> Self {
+        Self { transport, copy_threads, streams, npu: Npu::default() }
+    }
+
+    /// The NPU of the consumer, if it is to have one.
+    pub(crate) fn device(&self) -> Option<u32> {
+        self.npu.devices.first().copied().or(self.transport.is_device().then_some(0))
+    }
+
+    /// The same for the producer.
+    pub(crate) fn of_producer(&self) -> Self {
+        let device = self.npu.devices.last().copied().or(self.transport.is_device().then_some(1));
+        let npu = Npu { devices: device.into_iter().collect(), cann: self.npu.cann.clone() };
+        Self { npu, ..self.clone() }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -156,6 +203,10 @@ pub(crate) struct Pd {
     /// Which way the consumer moves the bytes.
     #[arg(long, value_enum, default_value_t = Op::Read)]
     pub(crate) op: Op,
+    /// Which memory is copied where, as HIXL's benchmark names it (D device, H host, r the producer's): for hixl, ipc
+    /// and hccl, which take rD2D or D2rD if it is not given.
+    #[arg(long, value_name = "NAME", value_parser = direction, conflicts_with = "op")]
+    pub(crate) direction: Option<ropeway_ascend::curves::Direction>,
     /// Share of the blocks that do not follow their neighbour, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
     pub(crate) fragmentation: f64,
@@ -203,6 +254,8 @@ pub(crate) struct Serve {
     /// Data connections of a tcp peer.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) streams: u32,
+    #[command(flatten)]
+    pub(crate) npu: Npu,
     /// End after this many peers (0: never).
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) peers: u32,

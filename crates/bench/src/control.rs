@@ -97,6 +97,10 @@ pub(crate) enum Memory {
     Shared,
     /// Of one process.
     Private,
+    /// In an NPU's HBM.
+    Device,
+    /// Host memory that an NPU's links can reach.
+    Pinned,
 }
 
 /// Writes one message.

@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) spec: Spec,
     pub(crate) op: Op,
     pub(crate) memory: Memory,
+    /// The producer's.
+    pub(crate) far_memory: Memory,
     pub(crate) rounds: u32,
     pub(crate) warmup: u32,
     /// How often a round moves the work: batches that are over in microseconds are moved several times, and once before
@@ -79,12 +81,9 @@ impl<'a> Duel<'a> {
         descriptor: &ropeway::Descriptor,
     ) -> Result<Self, Failure> {
         let work = Work::new(&plan.spec)?;
-        let pool = Arc::new(match plan.memory {
-            Memory::Shared => Pool::shared(work.pool_bytes as usize)?,
-            Memory::Private => Pool::private(work.pool_bytes as usize)?,
-        });
+        let pool = Arc::new(Pool::of(plan.memory, work.pool_bytes)?);
         pattern::poison(&pool);
-        let there = far.ask(Ask::Pool { spec: plan.spec.clone(), memory: plan.memory, op: plan.op })?;
+        let there = far.ask(Ask::Pool { spec: plan.spec.clone(), memory: plan.far_memory, op: plan.op })?;
         // The reference maps the producer's memory before the engine seals it.
         let mapped = match (&there, plan.reference_threads) {
             (Answer::Pool { file: Some(file), bytes, .. }, 1..) => map_far(far, *file, *bytes)?,
@@ -265,19 +264,13 @@ impl<'a> Duel<'a> {
         let seed = self.plan.seed;
         match work::destination(self.plan.op) {
             Side::Local => self.far.tell(Ask::Fill { seed }),
-            Side::Remote => {
-                pattern::fill(&self.pool, seed);
-                Ok(())
-            }
+            Side::Remote => Ok(self.published.fill(&self.pool, seed)?),
         }
     }
 
     fn poison(&mut self) -> Result<(), Failure> {
         match work::destination(self.plan.op) {
-            Side::Local => {
-                pattern::poison(&self.pool);
-                Ok(())
-            }
+            Side::Local => Ok(self.published.poison(&self.pool)?),
             Side::Remote => self.far.tell(Ask::Poison),
         }
     }
@@ -285,8 +278,7 @@ impl<'a> Duel<'a> {
     fn verify(&mut self, who: &str) -> Result<(), Failure> {
         let seed = self.plan.seed;
         let verified = match work::destination(self.plan.op) {
-            Side::Local => pattern::verify(&self.pool, seed, &self.work.list(), Side::Local)
-                .map_err(|wrong| Failure::from(wrong.to_string())),
+            Side::Local => self.published.verify(&self.pool, seed, &self.work.list(), Side::Local),
             Side::Remote => self.far.tell(Ask::Verify { seed }),
         };
         verified.map_err(|error| format!("not verified after the {who}'s turn: {error}").into())

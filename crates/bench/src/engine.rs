@@ -8,16 +8,22 @@ use ropeway::{
     BlockId, Cache, ClusterKey, Descriptor, Engine, Grant, Host, Lease, LeaseOptions, Limits, Peer, Plan,
     RawCopy, Region, Result, Rights, Route, Strided, Submit, Token, TransportKind,
 };
+use ropeway_ascend::{Cann, NpuConfig};
 
+use crate::Failure;
 use crate::cli::{self, Auth, Op, Transport};
 use crate::control::Memory;
+use crate::pattern::{self, Side};
 use crate::pool::Pool;
+use crate::reference::Desc;
 use crate::work::{Copies, Group, Request};
 
 /// The name under which both sides publish their cache.
 const CACHE: &str = "kv";
 /// For what answers in microseconds on a machine that works.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes that go between a pool and an NPU's memory at a time.
+const STEP: usize = 4 << 20;
 /// For a transfer: the slowest that is asked for takes seconds.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -34,28 +40,49 @@ pub(crate) fn open(options: &cli::Engine, listen: Option<SocketAddr>, auth: &Aut
     if auth.insecure {
         builder = builder.insecure();
     }
+    if let Some(device) = options.device() {
+        let mut config = NpuConfig::new(device);
+        if let Some(cann) = &options.npu.cann {
+            config = config.with_cann_path(cann);
+        }
+        builder = builder.npu(config);
+    }
     match options.transport {
         Transport::Auto => builder,
         Transport::Loopback => builder.transports(&[TransportKind::Loopback]),
         Transport::Shm => builder.transports(&[TransportKind::Shm]),
         Transport::Cma => builder.transports(&[TransportKind::Cma]),
         Transport::Tcp => builder.transports(&[TransportKind::Tcp]),
+        Transport::Hixl => builder.transports(&[TransportKind::Hixl]),
+        Transport::Ipc => builder.transports(&[TransportKind::Ipc]),
+        Transport::Hccl => builder.transports(&[TransportKind::Hccl]),
     }
     .open()
+}
+
+/// Whether the NPUs are simulated; false where none is used.
+pub(crate) fn is_simulated(options: &cli::Engine) -> Result<bool> {
+    match options.device() {
+        Some(_) => Ok(Cann::open(options.npu.cann.as_deref())?.sys().is_simulated()),
+        None => Ok(false),
+    }
 }
 
 /// A pool that the engine knows and peers can find.
 pub(crate) struct Published {
     region: Region,
     cache: Cache,
+    /// The region is memory of an NPU's runtime: the pool holds what is to be there, or was.
+    mirrored: bool,
 }
 
 impl Published {
     pub(crate) fn new(engine: &Engine, pool: &Arc<Pool>, memory: Memory, groups: &[Group]) -> Result<Self> {
         let region = register(engine, pool, memory)?;
+        let mirrored = matches!(memory, Memory::Device | Memory::Pinned);
         if groups.is_empty() {
             let cache = engine.raw_cache(CACHE, &region)?;
-            return Ok(Self { region, cache });
+            return Ok(Self { region, cache, mirrored });
         }
         let mut builder = engine.cache(CACHE);
         for group in groups {
@@ -70,7 +97,57 @@ impl Published {
                 builder = builder.part(part.name.as_str(), &region, strided);
             }
         }
-        Ok(Self { region, cache: builder.publish()? })
+        Ok(Self { region, cache: builder.publish()?, mirrored })
+    }
+
+    /// Fills the pool as a source.
+    pub(crate) fn fill(&self, pool: &Pool, seed: u64) -> Result<()> {
+        pattern::fill(pool, seed);
+        self.push(pool)
+    }
+
+    /// Makes the pool a destination that nobody has written to.
+    pub(crate) fn poison(&self, pool: &Pool) -> Result<()> {
+        pattern::poison(pool);
+        self.push(pool)
+    }
+
+    /// Compares every byte of the pool as a destination.
+    pub(crate) fn verify(&self, pool: &Pool, seed: u64, list: &[Desc], side: Side) -> Result<(), Failure> {
+        self.pull(pool)?;
+        pattern::verify(pool, seed, list, side).map_err(|wrong| wrong.to_string().into())
+    }
+
+    /// Copies the pool to where it is published, when that is memory of an NPU's runtime.
+    fn push(&self, pool: &Pool) -> Result<()> {
+        if !self.mirrored {
+            return Ok(());
+        }
+        let mut bytes = vec![0; STEP];
+        for at in (0..pool.len()).step_by(STEP) {
+            let step = &mut bytes[..STEP.min(pool.len() - at)];
+            for (i, word) in step.chunks_exact_mut(8).enumerate() {
+                word.copy_from_slice(&pool.word(at + i * 8).to_le_bytes());
+            }
+            self.region.write(at as u64, step)?;
+        }
+        Ok(())
+    }
+
+    /// Copies what is published into the pool, when it is memory of an NPU's runtime.
+    fn pull(&self, pool: &Pool) -> Result<()> {
+        if !self.mirrored {
+            return Ok(());
+        }
+        let mut bytes = vec![0; STEP];
+        for at in (0..pool.len()).step_by(STEP) {
+            let step = &mut bytes[..STEP.min(pool.len() - at)];
+            self.region.read(at as u64, step)?;
+            let words =
+                step.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+            pool.write_words(at, words);
+        }
+        Ok(())
     }
 
     /// Leases blocks, one list per group; a raw cache is one block.
@@ -100,6 +177,8 @@ impl Published {
 
 fn register(engine: &Engine, pool: &Arc<Pool>, memory: Memory) -> Result<Region> {
     match (memory, pool.file()) {
+        (Memory::Device, _) => engine.alloc_npu(pool.len() as u64),
+        (Memory::Pinned, _) => engine.alloc_pinned(pool.len() as u64),
         (Memory::Shared, Some(file)) => {
             let file = file.try_clone().map_err(|error| {
                 ropeway::Error::os("register", "the pool's descriptor cannot be doubled", error)

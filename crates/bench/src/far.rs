@@ -1,5 +1,6 @@
 //! The producer as the consumer sees it: in this process, in a child, or on another machine.
 
+use std::ffi::OsString;
 use std::io::{self, BufReader, BufWriter};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
@@ -38,6 +39,18 @@ pub(crate) struct Remote {
     pub(crate) from: BufReader<TcpStream>,
 }
 
+/// As words of a command line.
+fn npu(npu: &cli::Npu) -> Vec<OsString> {
+    let mut words = Vec::new();
+    for device in &npu.devices {
+        words.extend(["--devices".into(), device.to_string().into()]);
+    }
+    if let Some(cann) = &npu.cann {
+        words.extend(["--cann".into(), cann.into()]);
+    }
+    words
+}
+
 impl Far {
     /// Starts this program again as a producer.
     pub(crate) fn spawn(options: &cli::Engine) -> io::Result<Self> {
@@ -49,6 +62,7 @@ impl Far {
             .args(["--copy-threads", &options.copy_threads.to_string()])
             .args(["--streams", &options.streams.to_string()])
             .args(["--parent", &parent.to_string()])
+            .args(npu(&options.of_producer().npu))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         // SAFETY: runs in the child between fork and exec, where it may only call what is async-signal-safe: prctl is.

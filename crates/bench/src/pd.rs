@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use hdrhistogram::Histogram;
+use ropeway_ascend::curves::Direction;
 use serde::Serialize;
 
 use crate::Failure;
-use crate::cli::{self, Pd, Transport};
+use crate::cli::{self, Op, Pd, Transport};
 use crate::control::{Answer, Ask, Memory};
 use crate::duel::{Duel, Outcome, Plan};
 use crate::engine;
@@ -30,6 +31,10 @@ pub(crate) struct Figures {
     pub(crate) tokens: u32,
     pub(crate) transport: &'static str,
     pub(crate) op: &'static str,
+    /// As HIXL's benchmark names it; `null` where no NPU is used.
+    pub(crate) direction: Option<&'static str>,
+    /// The CANN is the software one: no figure says anything about an NPU.
+    pub(crate) simulated: bool,
     pub(crate) fragmentation: f64,
     pub(crate) requests: u64,
     pub(crate) concurrency: u32,
@@ -92,13 +97,35 @@ pub(crate) fn start_producer(options: &cli::Engine) -> Result<Far, Failure> {
 /// The kind of memory in which a transport shows what it can do: only shm needs a memfd.
 pub(crate) fn memory(transport: Transport) -> Memory {
     match transport {
+        Transport::Hixl | Transport::Ipc | Transport::Hccl => Memory::Device,
         Transport::Auto | Transport::Shm => Memory::Shared,
         Transport::Loopback | Transport::Cma | Transport::Tcp => Memory::Private,
     }
 }
 
+fn op(op: ropeway_core::Op) -> Op {
+    if op == ropeway_core::Op::Read { Op::Read } else { Op::Write }
+}
+
+/// Which memory is copied where, when NPUs are part of it.
+fn direction(options: &Pd) -> Option<Direction> {
+    let op = match options.op {
+        Op::Read => ropeway_core::Op::Read,
+        Op::Write => ropeway_core::Op::Write,
+    };
+    let device = options.engine.transport.is_device();
+    options.direction.or(device.then(|| Direction::of(op, true, true)))
+}
+
 fn plan(options: &Pd, reference_host: SocketAddr, threads: u32) -> Plan {
     let rounds = options.requests.div_ceil(options.concurrency).max(ROUNDS_MIN);
+    let side = |device| if device { Memory::Device } else { Memory::Pinned };
+    let (op, memory, far_memory) = match direction(options) {
+        Some(direction) => {
+            (op(direction.op()), side(direction.local_is_device()), side(direction.remote_is_device()))
+        }
+        None => (options.op, memory(options.engine.transport), memory(options.engine.transport)),
+    };
     Plan {
         spec: Spec::Prompts {
             model: options.model.clone(),
@@ -107,8 +134,9 @@ fn plan(options: &Pd, reference_host: SocketAddr, threads: u32) -> Plan {
             fragmentation: options.fragmentation,
             seed: options.seed,
         },
-        op: options.op,
-        memory: memory(options.engine.transport),
+        op,
+        memory,
+        far_memory,
         rounds,
         warmup: 2,
         again: 1,
@@ -119,7 +147,7 @@ fn plan(options: &Pd, reference_host: SocketAddr, threads: u32) -> Plan {
     }
 }
 
-fn figures(options: &Pd, outcome: &Outcome) -> Figures {
+fn figures(options: &Pd, outcome: &Outcome, simulated: bool) -> Figures {
     let engine = &outcome.pairs.engine;
     let speed = Quartiles::of(engine.iter().map(|rep| rep.gbps(outcome.bytes)));
     let best = engine.iter().map(|rep| rep.gbps(outcome.bytes)).fold(0.0, f64::max);
@@ -127,12 +155,15 @@ fn figures(options: &Pd, outcome: &Outcome) -> Figures {
     let sum = |of: fn(&crate::stats::Rep) -> f64| engine.iter().map(of).sum::<f64>() / moved;
     let reference = outcome.pairs.reference.iter().map(|rep| rep.gbps(outcome.bytes));
     let each = u64::from(options.concurrency);
+    let op = direction(options).map_or(options.op, |direction| op(direction.op()));
     Figures {
         command: "pd",
         model: options.model.clone(),
         tokens: options.tokens,
         transport: outcome.transport,
-        op: options.op.name(),
+        op: op.name(),
+        direction: direction(options).map(Direction::name),
+        simulated,
         fragmentation: options.fragmentation,
         requests: engine.len() as u64 * each,
         concurrency: options.concurrency,
@@ -162,7 +193,7 @@ pub(crate) fn at(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 }
 
 fn print(options: &Pd, outcome: &Outcome) -> Result<(), Failure> {
-    let figures = figures(options, outcome);
+    let figures = figures(options, outcome, engine::is_simulated(&options.engine)?);
     if options.json {
         return Ok(output::json_line(&figures)?);
     }
@@ -189,7 +220,7 @@ fn print(options: &Pd, outcome: &Outcome) -> Result<(), Failure> {
     output::facts(
         &title,
         &[
-            ("transport", format!("{}, {}", figures.transport, figures.op)),
+            ("transport", way(&figures)),
             ("bytes", format!("{} a prompt", output::bytes(figures.bytes))),
             (
                 "descriptors",
@@ -222,6 +253,12 @@ fn print(options: &Pd, outcome: &Outcome) -> Result<(), Failure> {
         ],
     )?;
     Ok(())
+}
+
+fn way(figures: &Figures) -> String {
+    let direction = figures.direction.map(|direction| format!(", {direction}")).unwrap_or_default();
+    let simulated = if figures.simulated { " (SIMULATED: says nothing about an NPU)" } else { "" };
+    format!("{}, {}{direction}{simulated}", figures.transport, figures.op)
 }
 
 fn list_models() -> std::io::Result<()> {

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 
+use crate::control::Memory;
+
 /// A range of memory, either private or backed by a memfd.
 ///
 /// Peers write to it, so no reference is ever made to its bytes; they are read and written word by word.
@@ -21,6 +23,16 @@ unsafe impl Send for Pool {}
 unsafe impl Sync for Pool {}
 
 impl Pool {
+    /// The bytes of a pool that is to be of this kind. What an NPU's runtime allocates is a mirror here: filled, poisoned
+    /// and compared in this process, and copied there and back.
+    pub(crate) fn of(memory: Memory, len: u64) -> io::Result<Self> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        match memory {
+            Memory::Shared => Self::shared(len),
+            Memory::Private | Memory::Device | Memory::Pinned => Self::private(len),
+        }
+    }
+
     /// Anonymous memory, in huge pages where the system gives them.
     pub(crate) fn private(len: usize) -> io::Result<Self> {
         let base = map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;

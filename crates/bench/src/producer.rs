@@ -11,7 +11,6 @@ use crate::Failure;
 use crate::cli::Op;
 use crate::control::{self, Answer, Ask, Memory};
 use crate::engine::{self, Published};
-use crate::pattern;
 use crate::pool::Pool;
 use crate::reference::{self, Desc};
 use crate::replay::prefill::Prefill;
@@ -141,10 +140,7 @@ impl Producer {
 
 impl Open {
     fn new(work: Work, memory: Memory, op: Op) -> io::Result<Self> {
-        let pool = Arc::new(match memory {
-            Memory::Shared => Pool::shared(work.pool_bytes as usize)?,
-            Memory::Private => Pool::private(work.pool_bytes as usize)?,
-        });
+        let pool = Arc::new(Pool::of(memory, work.pool_bytes)?);
         Ok(Self {
             work,
             memory,
@@ -161,20 +157,23 @@ impl Open {
         (Arc::clone(&self.pool), self.work.merged())
     }
 
+    fn published(&self) -> Result<&Published, Failure> {
+        self.published.as_ref().ok_or_else(|| "the pool is not published".into())
+    }
+
     fn answer(&mut self, engine: &Engine, ask: Ask) -> Result<Answer, Failure> {
         match ask {
             Ask::Publish => {
                 self.published = Some(Published::new(engine, &self.pool, self.memory, &self.work.groups)?);
             }
-            Ask::Fill { seed } => pattern::fill(&self.pool, seed),
-            Ask::Poison => pattern::poison(&self.pool),
+            Ask::Fill { seed } => self.published()?.fill(&self.pool, seed)?,
+            Ask::Poison => self.published()?.poison(&self.pool)?,
             Ask::Verify { seed } => {
                 let list = self.work.list();
-                pattern::verify(&self.pool, seed, &list, work::destination(self.op))
-                    .map_err(|wrong| wrong.to_string())?;
+                self.published()?.verify(&self.pool, seed, &list, work::destination(self.op))?;
             }
             Ask::Lease { request } => {
-                let published = self.published.as_ref().ok_or("the pool is not published")?;
+                let published = self.published()?;
                 let request = self.work.requests.get(request).ok_or("there is no such request")?;
                 let lease = published.lease_request(request, self.op)?;
                 let token = lease.token().to_string();

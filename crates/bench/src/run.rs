@@ -29,6 +29,9 @@ struct Figures<'a> {
     cpu_initiator_s: f64,
     cpu_target_s: f64,
     verified: bool,
+    /// The CANN is the software one: the figures say nothing about an NPU. Left out where no NPU was used.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    simulated: bool,
 }
 
 pub(crate) fn run(options: &Run) -> Result<(), Failure> {
@@ -42,6 +45,7 @@ pub(crate) fn run(options: &Run) -> Result<(), Failure> {
         spec,
         op: options.op,
         memory: pd::memory(options.engine.transport),
+        far_memory: pd::memory(options.engine.transport),
         rounds: options.reps,
         warmup: options.warmup,
         again: 1,
@@ -70,6 +74,7 @@ pub(crate) fn run(options: &Run) -> Result<(), Failure> {
         cpu_initiator_s: mean(|rep| rep.cpu_initiator),
         cpu_target_s: mean(|rep| rep.cpu_target),
         verified: true,
+        simulated: engine::is_simulated(&options.engine)?,
     })?;
     Ok(())
 }

@@ -34,7 +34,8 @@ struct Proof {
 }
 
 pub(crate) fn run(options: &Serve) -> Result<(), Failure> {
-    let transport = cli::Engine { transport: Transport::Auto, copy_threads: 0, streams: options.streams };
+    let transport =
+        cli::Engine { npu: options.npu.clone(), ..cli::Engine::new(Transport::Auto, 0, options.streams) };
     let engine = engine::open(&transport, Some(options.listen), &options.auth)?;
     let descriptor = engine.descriptor();
     let address = *descriptor.addresses.first().ok_or("the engine listens nowhere")?;

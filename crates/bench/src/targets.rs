@@ -131,15 +131,13 @@ fn cases() -> Vec<Case> {
 
 fn compare(case: Case, rounds: u32) -> Result<Figures, Failure> {
     let tcp = case.transport == Transport::Tcp;
-    let options = cli::Engine {
-        transport: case.transport,
-        copy_threads: if tcp { 1 } else { case.threads },
-        streams: if tcp { case.threads } else { 1 },
-    };
+    let (copy_threads, streams) = if tcp { (1, case.threads) } else { (case.threads, 1) };
+    let options = cli::Engine::new(case.transport, copy_threads, streams);
     let plan = Plan {
         spec: Spec::Scattered { block: case.block, bytes: case.pool, pool: case.pool, seed: case.block },
         op: case.op,
         memory: pd::memory(case.transport),
+        far_memory: pd::memory(case.transport),
         rounds,
         warmup: 2,
         // A batch in cache is over in 50 us.

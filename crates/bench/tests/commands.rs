@@ -362,3 +362,13 @@ fn without_a_cann_the_doctor_says_so_once_and_goes_on() {
     assert_eq!(output.status.code(), Some(if wrong { 1 } else { 3 }));
     assert!(findings.len() > 12, "the rest is looked at all the same");
 }
+
+#[test]
+fn a_device_transport_without_a_cann_says_where_it_was_looked_for() {
+    for transport in ["hixl", "ipc", "hccl"] {
+        let said = complaint(&format!("pd --tokens 128 --transport {transport} --cann /no/such/folder"));
+        assert!(said.contains("no CANN was found") && said.contains("/no/such/folder"), "{said}");
+    }
+    let said = complaint("pd --tokens 128 --direction d2d");
+    assert!(said.contains("rD2D"), "{said}");
+}

@@ -239,7 +239,7 @@ fn device(npu: &Arc<Npu>, machine: &Machine) -> Vec<Finding> {
         }
         _ => Finding::good(AREA, &name, found),
     }];
-    match ids.physical.map(|id| nic_address(id, machine)) {
+    match ids.physical.map(|id| nic_address(id, npu.config().hccn_conf(), machine)) {
         Some(Ok(address)) => findings.push(Finding::good(AREA, format!("{name}, NIC"), address)),
         Some(Err(error)) => findings.push(Finding::note(
             AREA,

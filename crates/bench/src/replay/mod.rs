@@ -27,6 +27,9 @@ use consume::Consumer;
 use trace::{Request, Selection, Trace};
 
 pub(crate) fn run(options: &Replay) -> Result<(), Failure> {
+    if options.engine.device().is_some() {
+        return Err("a replay compares blocks in host memory only; use pd for NPUs".into());
+    }
     let requests = load(options)?;
     let shape = model::find(&options.model)?;
     let (producer_blocks, consumer_blocks) = (
@@ -44,10 +47,7 @@ pub(crate) fn run(options: &Replay) -> Result<(), Failure> {
     far.tell(Ask::Publish)?;
     far.tell(Ask::Replay { verify: options.verify })?;
     let work = Work::new(&spec(consumer_blocks))?;
-    let pool = Arc::new(match memory {
-        crate::control::Memory::Shared => Pool::shared(work.pool_bytes as usize)?,
-        crate::control::Memory::Private => Pool::private(work.pool_bytes as usize)?,
-    });
+    let pool = Arc::new(Pool::of(memory, work.pool_bytes)?);
     let published = Published::new(&own, &pool, memory, &work.groups)?;
     let connection = Connection::new(&own, &descriptor.parse()?, &published)?;
 

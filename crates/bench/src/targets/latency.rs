@@ -65,7 +65,7 @@ struct Bench {
 
 impl Bench {
     fn new(transport: Transport, bytes: u64) -> Result<Self, Failure> {
-        let options = cli::Engine { transport, copy_threads: 1, streams: 1 };
+        let options = cli::Engine::new(transport, 1, 1);
         let engine = engine::open(&options, None, &Auth::default())?;
         let mut far = pd::start_producer(&options)?;
         let Answer::Hello { descriptor, .. } = far.ask(Ask::Hello)? else {
@@ -77,10 +77,7 @@ impl Bench {
         far.tell(Ask::Fill { seed: 3 })?;
         far.tell(Ask::Publish)?;
         let work = Work::new(&spec)?;
-        let pool = std::sync::Arc::new(match memory {
-            crate::control::Memory::Shared => Pool::shared(work.pool_bytes as usize)?,
-            crate::control::Memory::Private => Pool::private(work.pool_bytes as usize)?,
-        });
+        let pool = std::sync::Arc::new(Pool::of(memory, work.pool_bytes)?);
         pattern::poison(&pool);
         let published = Published::new(&engine, &pool, memory, &[])?;
         let connection = Connection::new(&engine, &descriptor.parse()?, &published)?;
@@ -197,7 +194,7 @@ fn beside(
 
 /// CPU time of an engine with ten connected peers and no lease, in 10 s.
 fn idle() -> Result<Figures, Failure> {
-    let options = cli::Engine { transport: Transport::Tcp, copy_threads: 1, streams: 1 };
+    let options = cli::Engine::new(Transport::Tcp, 1, 1);
     let engine = engine::open(&options, None, &Auth::default())?;
     let mut peers = Vec::new();
     for _ in 0..10 {
