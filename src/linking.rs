@@ -292,6 +292,10 @@ impl LinkSink for Sink {
         self.shared.upgrade().is_some_and(|shared| shared.fence.is_open(grant, op))
     }
 
+    fn may_write(&self, grant: GrantId) -> bool {
+        self.shared.upgrade().is_none_or(|shared| shared.fence.may_write(grant))
+    }
+
     fn export(&self, region: RegionId) -> Result<Arc<Memory>> {
         let gone = || Error::new(ErrorKind::Closed, "import", format!("region {region} is not open here"));
         let (shared, peer) = self.both().ok_or_else(gone)?;

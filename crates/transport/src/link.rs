@@ -242,6 +242,12 @@ pub trait LinkSink: Send + Sync {
     /// Whether our lease is open now, for access in this way: the owner's word after a one-sided read. One load.
     fn is_open(&self, grant: GrantId, op: Op) -> bool;
 
+    /// Whether a holder of our lease may be writing: false for a lease to read, open or not. When in doubt, true.
+    fn may_write(&self, grant: GrantId) -> bool {
+        let _ = grant;
+        true
+    }
+
     /// The peer asks for one of our regions. Pins it until `withdrawn` or `closed`.
     ///
     /// # Errors

@@ -5,9 +5,23 @@
 //! regions over the session, queues and cutting, completion, the owner's word after a READ, fences, giving up, and the time
 //! for which memory is held after a link was torn down.
 
+mod core;
+mod ending;
+mod flight;
+mod lane;
 pub mod mover;
+mod opening;
+mod poster;
+mod regions;
+mod slow;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod wire;
 
+pub use ending::Timing;
 pub use mover::{
     Busy, Connected, Desc, Failure, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
     Teardown,
 };
+pub use transport::DeviceTransport;

@@ -1,0 +1,197 @@
+//! A device transport: a native way, its posting thread, and the links over it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use ropeway_core::{Error, ErrorKind, Limits, RegionId, Result};
+use ropeway_transport::memory::fork::Origin;
+use ropeway_transport::{Capabilities, Janitor, Link, LinkConfig, Memory, Role, Transport};
+
+use super::core::{DeviceLink, LinkCore};
+use super::ending::Timing;
+use super::mover::Native;
+use super::poster::Poster;
+use super::wire::NONCE_BYTES;
+
+/// One native way as a transport of the engine.
+pub struct DeviceTransport {
+    shared: Arc<Shared>,
+    capabilities: Capabilities,
+    offer: Bytes,
+}
+
+/// What its links share.
+pub(super) struct Shared {
+    pub(super) native: Arc<dyn Native>,
+    pub(super) poster: Arc<Poster>,
+    pub(super) timing: Timing,
+    pub(super) transfers_max: usize,
+    pub(super) fenced_max: usize,
+    pub(super) origin: Origin,
+    links: AtomicU32,
+    /// Our regions that movers have registered, and on how many links.
+    regions: Mutex<HashMap<RegionId, u32>>,
+    probe: Mutex<Option<Arc<Probe>>>,
+}
+
+/// Memory that probe transfers read: the nonce at its start, places to read into behind.
+pub(super) struct Probe {
+    pub(super) memory: Arc<Memory>,
+    pub(super) nonce: [u8; NONCE_BYTES],
+    slots: Mutex<Vec<u64>>,
+}
+
+impl DeviceTransport {
+    /// A transport over `native`. Starts no thread before the first link.
+    pub fn open(native: Arc<dyn Native>, limits: &Limits, timing: Timing, janitor: &Janitor) -> Arc<Self> {
+        let (most, offer) = (native.limits(), native.offer());
+        let capabilities = Capabilities {
+            regions_max: most.regions,
+            links_max: most.links,
+            alignment: most.alignment,
+            ..Capabilities::of(native.kind())
+        };
+        let shared = Arc::new(Shared {
+            native,
+            poster: Arc::default(),
+            timing,
+            transfers_max: limits.transfers_per_peer() as usize,
+            fenced_max: limits.leases() as usize,
+            origin: janitor.origin(),
+            links: AtomicU32::new(0),
+            regions: Mutex::default(),
+            probe: Mutex::default(),
+        });
+        Arc::new(Self { shared, capabilities, offer })
+    }
+
+    /// How often the posting thread looked at a link: it stands still while nothing is in flight.
+    pub fn posting_turns(&self) -> u64 {
+        self.shared.poster.turns()
+    }
+}
+
+impl Transport for DeviceTransport {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn offer(&self) -> Bytes {
+        self.offer.clone()
+    }
+
+    fn link(&self, config: LinkConfig) -> Result<Arc<dyn Link>> {
+        let native = Arc::clone(&self.shared.native);
+        let enter = move || {
+            if let Err(error) = native.enter() {
+                tracing::error!(%error, "the device's context cannot be installed; nothing will be moved");
+            }
+        };
+        self.shared
+            .poster
+            .start(enter)
+            .map_err(|error| Error::os("link", "starting the posting thread", error))?;
+        self.shared.link_begins()?;
+        let core = LinkCore::new(&self.shared, &config);
+        // Weakly: the session holds the inbox.
+        let heard = Arc::downgrade(&core);
+        config.inbox.listen(Arc::new(move |message| {
+            if let Some(core) = heard.upgrade() {
+                core.hear(&message);
+            }
+        }));
+        match config.role {
+            Role::Passive => core.ring(),
+            Role::Active => {
+                if let Err(error) = core.open_actively() {
+                    core.refuse(&error);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Arc::new(DeviceLink(core)))
+    }
+
+    fn close(&self) {
+        self.shared.poster.stop();
+        self.shared.native.close();
+    }
+}
+
+impl Shared {
+    fn link_begins(&self) -> Result<()> {
+        let most = self.native.limits().links.unwrap_or(u32::MAX);
+        if self.links.fetch_add(1, Ordering::SeqCst) < most {
+            return Ok(());
+        }
+        self.links.fetch_sub(1, Ordering::SeqCst);
+        let text = format!("{} can have {most} links at a time; close one first", self.native.kind());
+        Err(Error::new(ErrorKind::Full, "link", text))
+    }
+
+    pub(super) fn link_ended(&self) {
+        self.links.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A mover registers a region of ours.
+    pub(super) fn count_region(&self, region: RegionId) -> Result<()> {
+        let most = self.native.limits().regions.unwrap_or(u32::MAX);
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = regions.len();
+        match regions.get_mut(&region) {
+            Some(links) => *links += 1,
+            None if known < most as usize => {
+                regions.insert(region, 1);
+            }
+            None => {
+                let text = format!(
+                    "{} can register {most} regions; put caches into fewer, larger ones",
+                    self.native.kind()
+                );
+                return Err(Error::new(ErrorKind::Full, "register", text));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_region(&self, region: RegionId) {
+        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(links) = regions.get_mut(&region) {
+            *links -= 1;
+            if *links == 0 {
+                regions.remove(&region);
+            }
+        }
+    }
+
+    /// The probe memory; made with the first link. On slow threads.
+    pub(super) fn probe(&self) -> Result<Arc<Probe>> {
+        let mut probe = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(probe) = &*probe {
+            return Ok(Arc::clone(probe));
+        }
+        let memory = self.native.probe_memory()?;
+        let mut nonce = [0; NONCE_BYTES];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| Error::new(ErrorKind::Resource, "link", format!("no random bytes: {error}")))?;
+        memory.write(0, &nonce)?;
+        let step = NONCE_BYTES as u64;
+        let slots = (1..(memory.len() / step).min(8_192)).rev().map(|slot| slot * step).collect();
+        Ok(Arc::clone(probe.insert(Arc::new(Probe { memory, nonce, slots: Mutex::new(slots) }))))
+    }
+}
+
+impl Probe {
+    pub(super) fn take_slot(&self) -> Result<u64> {
+        let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        slot.ok_or_else(|| {
+            Error::new(ErrorKind::Full, "link", "as many links as the probe memory has places")
+        })
+    }
+
+    pub(super) fn give_slot(&self, slot: u64) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+    }
+}
