@@ -6,6 +6,8 @@ use ropeway_core::{Error, ErrorKind, Limits, Result};
 use ropeway_transport::{Transport, TransportKind};
 
 use super::Npu;
+use crate::hixl::{HixlC, HixlClass, HixlConfig};
+use crate::link::{DeviceTransport, Native, Timing};
 
 impl Npu {
     /// Makes a transport between devices. Blocks.
@@ -13,8 +15,26 @@ impl Npu {
     /// # Errors
     /// `Unsupported`: this CANN, or this device, does not have it, and what to do.
     pub fn transport(self: &Arc<Self>, kind: TransportKind, limits: &Limits) -> Result<Arc<dyn Transport>> {
-        let _ = limits;
-        let text = format!("{kind} is no transport between devices");
-        Err(Error::new(ErrorKind::Unsupported, "open transport", text))
+        let native: Arc<dyn Native> = match kind {
+            TransportKind::Hixl => self.hixl()?,
+            _ => {
+                let text = format!("{kind} is no transport between devices");
+                return Err(Error::new(ErrorKind::Unsupported, "open transport", text));
+            }
+        };
+        let timing = Timing {
+            window: self.config.hold(),
+            connect: self.config.connect_timeout(),
+            ..Timing::default()
+        };
+        Ok(DeviceTransport::open(native, limits, timing, &self.janitor))
+    }
+
+    fn hixl(&self) -> Result<Arc<dyn Native>> {
+        let config = HixlConfig::of(&self.config);
+        if self.config.c_api() {
+            return Ok(Arc::new(HixlC::open(self, &config)?));
+        }
+        Ok(Arc::new(HixlClass::open(self, &config)?))
     }
 }

@@ -10,6 +10,7 @@ use ropeway::{
 };
 use ropeway_transport::memory::guard::{Guarded, Protection};
 
+use super::npu::{self, Api, Held};
 use super::owner::{Layout, Owner, OwnerCache, OwnerLease, Terms};
 use crate::watchdog::WAIT;
 
@@ -22,6 +23,8 @@ pub struct Ground {
     pub streams: u32,
     /// Whether the owner is in a process of its own.
     pub apart: bool,
+    /// The interface to NPUs, for transports between them.
+    pub npu: Option<Api>,
 }
 
 /// An engine with one region.
@@ -30,8 +33,17 @@ pub struct Side {
     pub engine: Engine,
     /// Its region.
     pub region: Region,
-    /// The region's pages, where the test owns them.
-    guard: Option<Arc<Guarded>>,
+    memory: Backing,
+}
+
+/// What a region's memory is, as far as the test can tell.
+enum Backing {
+    /// The engine's own.
+    Engine,
+    /// Pages of the test's.
+    Pages(Arc<Guarded>),
+    /// A device's; held until the engine lets go of it.
+    Device(Held),
 }
 
 /// Two engines that are connected. The owner gives out leases on its blocks; the importer's transfers use them.
@@ -47,7 +59,13 @@ pub struct Pair {
 impl Ground {
     /// A transport as it is without settings.
     pub fn of(kind: TransportKind) -> Self {
-        Self { kind, streams: 1, apart: false }
+        let npu = kind.moves_devices().then_some(Api::Class);
+        Self { kind, streams: 1, apart: false, npu }
+    }
+
+    /// The same over another interface to NPUs.
+    pub fn over(self, api: Api) -> Self {
+        Self { npu: Some(api), ..self }
     }
 
     /// The same with the owner in a process of its own.
@@ -56,22 +74,26 @@ impl Ground {
     }
 
     /// An engine that has only this transport.
-    pub fn engine(&self, limits: Limits) -> Engine {
+    pub fn engine(&self, owner: bool, limits: Limits) -> Engine {
         let here = "127.0.0.1:0".parse().expect("an address");
-        Engine::builder()
-            .limits(limits.with_streams(self.streams))
-            .listen(here)
-            .transports(&[self.kind])
-            .open()
-            .expect("engine")
+        let mut builder =
+            Engine::builder().limits(limits.with_streams(self.streams)).listen(here).transports(&[self.kind]);
+        if let Some(api) = self.npu {
+            builder = builder.npu(api.config(owner));
+        }
+        builder.open().expect("engine")
     }
 
-    /// An engine with a region of `bytes`, between guard pages unless peers are to map it.
+    /// An engine with a region of `bytes`, between guard pages unless peers are to map it, or in HBM.
     pub fn side(&self, bytes: u64, exported: bool, limits: Limits) -> Side {
-        let engine = self.engine(limits);
+        let engine = self.engine(exported, limits);
         if exported && self.kind == TransportKind::Shm {
             let region = engine.alloc(Host::shared(bytes)).expect("shared memory");
-            return Side { engine, region, guard: None };
+            return Side { engine, region, memory: Backing::Engine };
+        }
+        if self.npu.is_some() {
+            let (region, held) = npu::region(&engine, bytes);
+            return Side { engine, region, memory: Backing::Device(held) };
         }
         let guard = Arc::new(Guarded::new(bytes as usize).expect("guarded pages"));
         assert_eq!(guard.len() as u64, bytes, "regions of tests are whole pages");
@@ -80,7 +102,7 @@ impl Ground {
         // SAFETY: `keep_alive` keeps the pages mapped, and no reference to them is ever made. A test takes away the
         // right to touch them only where a terminal status has said that nobody does.
         let region = unsafe { engine.register_raw(base, bytes, keep_alive) }.expect("registered pages");
-        Side { engine, region, guard: Some(guard) }
+        Side { engine, region, memory: Backing::Pages(guard) }
     }
 
     /// An owner with a region of `bytes`, here or in a process of its own.
@@ -128,21 +150,25 @@ impl Side {
 
     /// Drops every handle. What comes back tells whether the region's memory was let go of.
     pub fn drop_all(self) -> impl Fn() -> bool {
-        let Self { engine, region, guard } = self;
+        let Self { engine, region, memory } = self;
         drop((region, engine));
-        move || guard.as_ref().is_none_or(|guard| Arc::strong_count(guard) == 1)
+        move || match &memory {
+            Backing::Engine => true,
+            Backing::Pages(guard) => Arc::strong_count(guard) == 1,
+            Backing::Device(held) => Arc::strong_count(held) == 1,
+        }
     }
 
     /// From here on a touch of the region's pages is a crash (where the test owns them).
     pub fn forbid(&self) {
-        if let Some(guard) = &self.guard {
+        if let Backing::Pages(guard) = &self.memory {
             guard.protect(0..guard.len(), Protection::None).expect("mprotect");
         }
     }
 
     /// Lets the test look at the pages again.
     pub fn allow(&self) {
-        if let Some(guard) = &self.guard {
+        if let Backing::Pages(guard) = &self.memory {
             guard.protect(0..guard.len(), Protection::ReadWrite).expect("mprotect");
         }
     }

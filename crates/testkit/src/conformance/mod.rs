@@ -6,10 +6,12 @@ mod ground;
 pub mod integrity;
 pub mod leases;
 pub mod limits;
+mod npu;
 mod owner;
 pub mod traffic;
 
 pub use ground::{Ground, Pair, Side};
+pub use npu::{Api, is_simulated};
 pub use owner::{OwnerLease, be_owner_if_asked};
 
 /// Calls a macro with all facts, as `module::function` paths, after the given arguments.

@@ -13,6 +13,7 @@ pub(super) enum Ask {
     Open {
         kind: String,
         streams: u32,
+        c_api: bool,
         bytes: u64,
         limits: Vec<(String, u64)>,
     },

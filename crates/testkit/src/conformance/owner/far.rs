@@ -10,7 +10,7 @@ use ropeway::{Limits, Outcome, Result};
 
 use super::ask::{Answer, Ask, receive, send};
 use super::serve::{ASKED, TEST};
-use crate::conformance::Ground;
+use crate::conformance::{Api, Ground, npu};
 use crate::watchdog::eventually;
 
 /// A process that is the owner; killed when dropped.
@@ -48,13 +48,22 @@ impl Far {
         let program = std::env::current_exe().expect("the test's own binary");
         let mut command = Command::new(program);
         command.args([TEST, "--exact", "--nocapture", "--test-threads=1"]).env(ASKED, &name);
+        if ground.npu.is_some() {
+            npu::prepare(&mut command);
+        }
         let process =
             command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("a process for the owner");
         let address = SocketAddr::from_abstract_name(&name).expect("a short name");
         let far = Self { process, address, next: AtomicU64::new(1) };
         eventually("the owner's process listens", || UnixStream::connect_addr(&far.address).is_ok());
         let limits = LIMITS.iter().map(|(name, get)| ((*name).to_owned(), get(limits))).collect();
-        let open = Ask::Open { kind: ground.kind.name().to_owned(), streams: ground.streams, bytes, limits };
+        let open = Ask::Open {
+            kind: ground.kind.name().to_owned(),
+            streams: ground.streams,
+            c_api: ground.npu == Some(Api::C),
+            bytes,
+            limits,
+        };
         far.call(&open, &[]).0.ok().expect("the owner opens");
         far
     }

@@ -12,6 +12,7 @@ use ropeway::{
 };
 
 use super::ask::{Answer, Ask, receive, send};
+use crate::conformance::Api;
 use crate::conformance::ground::{Ground, Side};
 
 /// The test of the binary that calls [`be_owner_if_asked`].
@@ -108,8 +109,11 @@ impl Serving {
 
     fn live(&self, ask: Ask) -> Result<Answer> {
         Ok(match ask {
-            Ask::Open { kind, streams, bytes, limits } => {
-                let ground = Ground { streams, ..Ground::of(kind_of(&kind)) };
+            Ask::Open { kind, streams, c_api, bytes, limits } => {
+                let mut ground = Ground { streams, ..Ground::of(kind_of(&kind)) };
+                if c_api {
+                    ground = ground.over(Api::C);
+                }
                 let side = ground.side(bytes, true, limits_of(&limits));
                 self.things().side = Some(Arc::new(side));
                 Answer::Done

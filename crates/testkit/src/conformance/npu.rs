@@ -1,0 +1,85 @@
+//! NPUs under the facts: the software CANN's, or real ones.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ropeway::{Engine, NpuConfig, Region};
+
+use crate::cann::SimCann;
+use crate::simulator::Simulator;
+
+/// Set to the two devices to use (`0,1`) where the facts are to run on real NPUs.
+const HARDWARE: &str = "ROPEWAY_CONFORMANCE_DEVICES";
+
+/// Which interface of HIXL, where it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Api {
+    /// The C++ class, through the shim.
+    Class,
+    /// The C functions.
+    C,
+}
+
+/// What tells that a region's memory was let go of.
+pub(super) type Held = Arc<()>;
+
+impl Api {
+    /// How a side's engine opens its NPU: importers on the first device, owners on the second.
+    ///
+    /// # Panics
+    /// There is neither hardware nor a way to build the software CANN.
+    pub fn config(self, owner: bool) -> NpuConfig {
+        let config = match std::env::var(HARDWARE) {
+            Ok(devices) => NpuConfig::new(device(&devices, owner)),
+            Err(_) => simulated(u32::from(owner)),
+        };
+        config.with_c_api(self == Self::C).with_address([127, 0, 0, 1].into())
+    }
+}
+
+/// The environment for an owner in another process: it sees the same simulated machine.
+pub(super) fn prepare(command: &mut Command) {
+    if std::env::var_os(HARDWARE).is_none() {
+        command.env("ROPEWAY_SIM_STATE", simulator().state());
+    }
+}
+
+/// Whether this process plays with the simulator rather than with hardware.
+pub fn is_simulated() -> bool {
+    std::env::var_os(HARDWARE).is_none()
+}
+
+fn simulator() -> &'static Simulator {
+    Simulator::start(&SimCann::default()).unwrap_or_else(|why| panic!("no software CANN: {why}"))
+}
+
+fn simulated(device: u32) -> NpuConfig {
+    // An owner in another process has the state folder of whoever started it.
+    let root = match std::env::var_os("ROPEWAY_SIM_STATE") {
+        Some(_) => SimCann::default().root().unwrap_or_else(|why| panic!("no software CANN: {why}")),
+        None => simulator().root().to_owned(),
+    };
+    // Simulated hardware has nothing in flight after a link was destroyed, unless a fault says otherwise.
+    NpuConfig::new(device)
+        .with_hccn_conf(root.join("etc/node0/hccn.conf"))
+        .with_cann_path(root)
+        .with_node("node0")
+        .with_hold(Duration::from_millis(50))
+}
+
+fn device(devices: &str, owner: bool) -> u32 {
+    let mut named = devices.split(',').map(|device| device.trim().parse().expect("a device's number"));
+    named.nth(usize::from(owner)).expect("two devices, as 0,1")
+}
+
+/// A region in HBM, and what tells that its memory was let go of. Registered as somebody else's, as torch's is.
+pub(super) fn region(engine: &Engine, bytes: u64) -> (Region, Held) {
+    let memory = engine.npu().expect("an NPU").alloc(bytes).expect("memory of the device");
+    let address = memory.device().expect("a device's").address();
+    let held = Arc::new(());
+    let keep_alive = Box::new((Arc::clone(&held), memory));
+    // SAFETY: the keep-alive holds the memory that the address is of.
+    let region = unsafe { engine.register_npu(address, bytes, keep_alive) }.expect("registered");
+    (region, held)
+}
