@@ -109,7 +109,13 @@ impl Place<'_> {
         let temporary = self.lib64.join(format!("{library}.new"));
         let mut command = tool(self.layout, compiler, variable);
         command.args(["-shared", "-fPIC", "-o"]).arg(&temporary).args(arguments);
-        command.args(["-Wl,-rpath,$ORIGIN", "-Wl,-z,now", &format!("-Wl,-soname,{library}")]);
+        // The old tag comes before LD_LIBRARY_PATH, where cargo's tests have a second copy of the simulator.
+        command.args([
+            "-Wl,--disable-new-dtags",
+            "-Wl,-rpath,$ORIGIN",
+            "-Wl,-z,now",
+            &format!("-Wl,-soname,{library}"),
+        ]);
         command.args(["-Wl,--no-as-needed", "-L"]).arg(&self.lib64).arg("-lascend_sim");
         stdout(&mut command).map_err(|error| format!("{library}: {error}"))?;
         fs::rename(&temporary, self.lib64.join(library)).map_err(|error| format!("{library}: {error}"))
