@@ -1,5 +1,6 @@
 //! What was declared is what the facts say, in C, in C++, in Rust, and in an installed CANN where there is one.
 
+mod class;
 mod coverage;
 mod figures;
 mod installed;
