@@ -42,7 +42,11 @@ impl Cut {
 
     /// How long each piece of a run of `len` bytes should be; the last one takes what is left. `len` itself when the run
     /// goes whole.
+    #[inline]
     pub fn piece(&self, len: u64) -> u64 {
+        if self.len == 1 {
+            return len;
+        }
         let from = self.steps[..self.len].partition_point(|&(from, _)| from <= len);
         let (_, size) = self.steps[from.saturating_sub(1)];
         piece(len, size)

@@ -7,6 +7,7 @@ use ropeway_core::{Cursor, GrantId, Op, RegionId, Run, Runs, Status, StatusKind,
 use ropeway_transport::{Batch, Completer, Memory};
 
 use super::mover::{Desc, MoverLimits};
+use crate::curves::{Cuts, Direction};
 
 /// Batches up to here go before larger ones.
 const SMALL_BYTES: u64 = 4 << 20;
@@ -115,13 +116,14 @@ impl Flight {
         self.local.iter().any(|used| Arc::ptr_eq(used, memory))
     }
 
-    /// Expands the next request into `descs`. Nothing is taken before [`Self::take`].
+    /// Expands the next request into `descs`, runs in pieces as `cuts` has it. Nothing is taken before [`Self::take`].
     ///
     /// # Errors
     /// A run passes the end of a region: the plan was made for another one.
     pub(super) fn expand(
         &self,
         limits: &MoverLimits,
+        cuts: &Cuts,
         scratch: &mut [Run; SCRATCH_RUNS],
         descs: &mut Vec<Desc>,
     ) -> Result<Piece, StatusKind> {
@@ -131,21 +133,49 @@ impl Flight {
         while descs.len() < limits.descs && piece.bytes < budget {
             let room = (limits.descs - descs.len()).min(SCRATCH_RUNS);
             let left = budget - piece.bytes;
+            let before = piece.at;
             let count = self.runs.fill(&mut piece.at, &mut scratch[..room], left);
             if count == 0 {
                 break;
             }
-            let mut bytes = 0;
+            let (mut bytes, mut whole) = (0, 0);
             for run in &scratch[..count] {
-                descs.push(self.desc(run)?);
-                bytes += u64::from(run.len);
+                let pushed = self.push(run, cuts, limits.descs, descs)?;
+                bytes += pushed;
+                if pushed < u64::from(run.len) {
+                    break;
+                }
+                whole += 1;
+            }
+            if whole < count as u32 {
+                // Pieces filled the request before the runs did: hand out no more than went in.
+                piece.at = before;
+                self.runs.fill(&mut piece.at, &mut scratch[..room], bytes);
+            } else {
+                // The last run may have been cut short by the budget: then it is counted with its end, or not at all.
+                whole -= u32::from(bytes == left);
             }
             piece.bytes += bytes;
-            // The last run may have been cut short by the budget: then it is counted with its end, or not at all.
-            piece.runs += count as u32 - u32::from(bytes == left);
+            piece.runs += whole;
         }
         // A plan that hands out less than it announced must not be asked for ever.
         if descs.is_empty() { Err(StatusKind::Indeterminate) } else { Ok(piece) }
+    }
+
+    /// Appends a run, whole or in pieces, as long as there is room for them. Gives how many of its bytes went in.
+    #[inline]
+    fn push(&self, run: &Run, cuts: &Cuts, max: usize, descs: &mut Vec<Desc>) -> Result<u64, StatusKind> {
+        let whole = self.desc(run)?;
+        let local_is_device = self.local[usize::from(run.local_region)].device().is_some();
+        // What the peer offers on a link between devices is a device's, all but its staging memory.
+        let piece = cuts.get(Direction::of(self.op, local_is_device, true)).piece(whole.len);
+        let mut at = 0;
+        while at < whole.len && descs.len() < max {
+            let len = piece.min(whole.len - at);
+            descs.push(Desc { local: whole.local + at, remote: whole.remote.wrapping_add(at), len });
+            at += len;
+        }
+        Ok(at)
     }
 
     #[inline]

@@ -13,6 +13,7 @@ use ropeway_transport::{Completer, Memory};
 use super::flight::{Blank, Flight, SCRATCH_RUNS};
 use super::mover::{Desc, Failure, Mover, MoverLimits, Polled, PostError, Request};
 use super::wire::{CONFIRM_MAX, Malformed, Message};
+use crate::curves::Cuts;
 
 /// Questions to the owner that may be under way at a time.
 const ASKS_MAX: usize = 4;
@@ -50,6 +51,8 @@ pub(super) struct Lane {
     connecting: bool,
     stopping: Option<(StatusKind, Instant)>,
     over: bool,
+    /// Into which pieces the connection wants runs cut.
+    cuts: Box<Cuts>,
     descs: Vec<Desc>,
     scratch: Box<[Run; SCRATCH_RUNS]>,
 }
@@ -79,6 +82,7 @@ pub(super) enum Event {
     /// A connect ended well; registrations up to `epoch` are known to it.
     Connected {
         epoch: u64,
+        cuts: Box<Cuts>,
     },
     /// Nothing new is started; what is in flight has until then to end by itself.
     Stop {
@@ -152,6 +156,7 @@ impl Lane {
             connecting: false,
             stopping: None,
             over: false,
+            cuts: Box::new(Cuts::WHOLE),
             descs: Vec::with_capacity(limits.descs),
             scratch: Box::new([Run::default(); SCRATCH_RUNS]),
         }
@@ -169,7 +174,8 @@ impl Lane {
             Event::Confirmed { sequence, open } => return self.confirmed(sequence, &open, fx),
             Event::Leave(region) => self.leaving.push(region),
             Event::LeaveOurs(region, memory) => self.leaving_ours.push((region, memory)),
-            Event::Connected { epoch } => {
+            Event::Connected { epoch, cuts } => {
+                self.cuts = cuts;
                 self.connecting = false;
                 self.connected_epoch = Some(epoch);
             }
@@ -464,7 +470,7 @@ impl Lane {
             return false;
         }
         let flight = self.flights.get_mut(&id).expect("chosen among the flights");
-        let piece = match flight.expand(&self.limits, &mut self.scratch, &mut self.descs) {
+        let piece = match flight.expand(&self.limits, &self.cuts, &mut self.scratch, &mut self.descs) {
             Ok(piece) => piece,
             Err(kind) => {
                 self.stop_flight(id, kind, fx);

@@ -106,14 +106,14 @@ impl LinkCore {
             return Err(Error::new(ErrorKind::Protocol, "link", "the peer offered no probe region"));
         }
         let epoch = self.epoch();
-        let base = {
+        let (base, cuts) = {
             let mut mover = self.mover();
             let mover = mover.as_mut().ok_or_else(|| closed("link"))?;
             let imported = mover.import(PROBE, theirs.len, &theirs.description)?;
             mover.connect(left(self.deadline))?;
-            imported.base
+            (imported.base, Box::new(mover.cuts()))
         };
-        self.tell_lane(Event::Connected { epoch });
+        self.tell_lane(Event::Connected { epoch, cuts });
         self.read_probe(Remote { region: PROBE, base, len: theirs.len }, nonce)
     }
 
@@ -238,12 +238,12 @@ impl LinkCore {
             Some(mover) => {
                 // Nothing is in flight: what it proves does not matter.
                 mover.disconnect(self.shared.timing.disconnect);
-                mover.connect(self.shared.timing.connect)
+                mover.connect(self.shared.timing.connect).map(|_| Box::new(mover.cuts()))
             }
             None => Err(closed("link")),
         };
         match connected {
-            Ok(_) => self.tell_lane(Event::Connected { epoch }),
+            Ok(cuts) => self.tell_lane(Event::Connected { epoch, cuts }),
             Err(error) => {
                 let text = format!("connecting anew for new regions failed: {}", error.message());
                 let lost = Error::new(ErrorKind::LinkLost, "link", text);

@@ -6,8 +6,10 @@ use std::time::Duration;
 use ropeway_core::{Op, Quiet, StatusKind};
 use ropeway_transport::Refusal;
 
-use super::fake::{Call, Fate};
-use super::rig::{List, Order, eventually, grant, is_all, memory, pair, pair_with, region};
+use super::fake::{Call, Fate, Hardware};
+use super::rig::{List, Order, engine, eventually, grant, is_all, memory, pair, pair_of, pair_with, region};
+use crate::curves::{Cuts, Hosts, Link, Way};
+use crate::node::Chip;
 
 #[test]
 fn a_read_and_a_write_move_every_byte() {
@@ -215,4 +217,34 @@ fn a_request_that_takes_long_is_asked_for_seldom() {
     near.hardware.land();
     assert!(sent.status().is_completed());
     drop(Arc::clone(&sent.state));
+}
+
+/// Runs of three pieces each, so that a request of 16 ends within a run.
+#[test]
+fn runs_are_cut_where_the_links_curve_dips() {
+    let dips = Link { chip: Chip::A3, hosts: Hosts::One, way: Way::RoceCommunicator };
+    let (near, far) = (Hardware::new(), Hardware::new());
+    near.cut(Cuts::of(dips));
+    let (near, far) = pair_of((&near, &engine(&near)), (&far, &engine(&far)));
+    const TOTAL: u64 = 20 * (48 << 10);
+    far.lend(1, TOTAL, 7, &near);
+    let ours = memory(TOTAL, 0);
+    far.sink.lease(grant(1), Op::Read);
+    let status = Order::new(Op::Read, grant(1), List::pieces(TOTAL, 48 << 10), &ours, region(1))
+        .post(&*near.link)
+        .status();
+    assert!(status.is_completed(), "{status:?}");
+    assert_eq!(status.run, 20);
+    assert!(is_all(&ours, 7));
+    let posts: Vec<(usize, u64)> = near
+        .hardware
+        .calls()
+        .iter()
+        .filter_map(|call| match call {
+            Call::Post { descs, bytes, .. } if *bytes > 4096 => Some((*descs, *bytes)),
+            _ => None,
+        })
+        .collect();
+    let full = (16, 16 * (16 << 10));
+    assert_eq!(posts, [full, full, full, (12, 12 * (16 << 10))]);
 }

@@ -9,6 +9,7 @@ use ropeway_core::{Error, ErrorKind, Op, RegionId, Result};
 use ropeway_transport::{Memory, Role, TransportKind};
 
 use super::rig::{WATCHDOG, janitor};
+use crate::curves::Cuts;
 use crate::link::{
     Busy, Connected, Desc, Failure, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
     Teardown,
@@ -45,6 +46,7 @@ struct State {
     /// The fates of the next requests, before `fate`.
     script: Vec<Fate>,
     limits: MoverLimits,
+    cuts: Cuts,
     teardown: Teardown,
     /// Connects wait until this is false.
     connect_hangs: bool,
@@ -95,6 +97,7 @@ impl Hardware {
             fate: Fate::Lands,
             script: Vec::new(),
             limits: LIMITS,
+            cuts: Cuts::WHOLE,
             teardown: Teardown::Unproven,
             connect_hangs: false,
             connect_fails: false,
@@ -115,6 +118,11 @@ impl Hardware {
 
     pub(super) fn limit(&self, change: impl FnOnce(&mut MoverLimits)) {
         change(&mut self.lock().limits);
+    }
+
+    /// How runs are to be cut on links from now on.
+    pub(super) fn cut(&self, cuts: Cuts) {
+        self.lock().cuts = cuts;
     }
 
     /// The fate of all requests from now on.
@@ -285,6 +293,10 @@ unsafe impl Mover for FakeMover {
     fn release(&mut self, region: RegionId) -> Result<()> {
         self.hardware.lock().call(Call::Release(region));
         Ok(())
+    }
+
+    fn cuts(&self) -> Cuts {
+        self.hardware.lock().cuts
     }
 
     fn connect(&mut self, timeout: Duration) -> Result<Connected> {
