@@ -144,11 +144,11 @@ impl Tables<'_> {
             }
             let (here, there) = (near.find(desc.local, desc.len)?, far.find(desc.remote, desc.len)?);
             let kind = (here.host(), there.host());
-            if !self.way.carries(kind.0, kind.1) {
+            // Buffers are device memory on both sides, and for one kind of copy at a time.
+            let staged = here.is_staged() || there.is_staged();
+            if !staged && !self.way.carries(kind.0, kind.1) {
                 return Err(PARAM_INVALID);
             }
-            // Buffers are for one kind of copy at a time.
-            let staged = here.is_staged() || there.is_staged();
             let (known, _) = *first.get_or_insert((kind, staged));
             if first != Some((kind, staged)) && (staged || first.is_some_and(|(_, staged)| staged)) {
                 return Err(PARAM_INVALID);
