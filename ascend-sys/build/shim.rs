@@ -70,7 +70,7 @@ impl Compiler {
     fn link(&self, out: &Path) -> PathBuf {
         let object = out.join("libropeway_hixl_shim.so");
         let output = self.run(|command| {
-            command.args(["-shared", "-fvisibility=hidden", "-Werror"]);
+            command.args(["-shared", "-fvisibility=hidden"]);
             command.args(["-Wl,-s", "-Wl,--build-id=none", "-Wl,-soname,libropeway_hixl_shim.so"]);
             command.args(["-Wl,--version-script=shim/exports.map", "shim/shim.cpp", "-o"]).arg(&object)
         });
@@ -101,7 +101,12 @@ impl Compiler {
             );
             return;
         }
-        expect_success(&format!("the HIXL shim does not fit the headers in {}", include.display()), output);
+        let what = format!(
+            "the HIXL shim does not fit the headers in {}; please report it (without ASCEND_HOME_PATH and \
+             ASCEND_TOOLKIT_HOME the build goes on unchecked)",
+            include.display()
+        );
+        expect_success(&what, output);
     }
 
     fn run(&self, arguments: impl FnOnce(&mut Command) -> &mut Command) -> io::Result<Output> {

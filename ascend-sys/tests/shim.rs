@@ -95,6 +95,17 @@ fn the_shim_shows_its_flat_interface_and_nothing_else() {
 }
 
 #[test]
+fn the_shim_compiles_without_a_warning() {
+    let mut command = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "g++".into()));
+    command.args(["-std=c++17", "-O2", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "shim/shim.cpp"]);
+    let Ok(output) = command.current_dir(env!("CARGO_MANIFEST_DIR")).output() else {
+        cannot_run("the_shim_compiles_without_a_warning", "no C++ compiler");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_build_without_a_cxx_compiler_warns_and_goes_on() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
