@@ -1,1 +1,117 @@
 //! NPUs of one host: exported keys and copies on streams.
+//!
+//! The exporter makes a key for whole pages around its region and lets the peer's process import it; the importer's device
+//! copies by itself, on a stream of its own, so the owner takes no part. Engines of one process need no keys, and neither
+//! does the same device on both ends. Importers close before the exporter: the link engine sees to the order.
+
+mod keys;
+mod mover;
+mod offer;
+mod process;
+mod rows;
+mod slots;
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use ropeway_core::{Error, ErrorKind, Result};
+use ropeway_transport::{Memory, Role, TransportKind};
+
+use crate::hbm::HUGE_PAGE;
+use crate::link::{Mover, MoverLimits, Native};
+use crate::npu::Npu;
+use keys::Keys;
+use mover::IpcMover;
+use offer::Offer;
+use process::Process;
+use slots::Slots;
+
+/// How keys are given out.
+#[derive(Clone, Copy, Debug)]
+pub struct IpcConfig {
+    /// A key opens for the peer's process only. Off: for whoever has the key, where the runtime cannot tell processes of
+    /// different containers apart.
+    pub check_process: bool,
+}
+
+impl Default for IpcConfig {
+    fn default() -> Self {
+        Self { check_process: true }
+    }
+}
+
+/// The way between NPUs of one host.
+pub struct Ipc {
+    npu: Arc<Npu>,
+    offer: Offer,
+    keys: Arc<Mutex<Keys>>,
+    slots: Arc<Slots>,
+}
+
+impl Ipc {
+    /// The way of `npu`, for a [`DeviceTransport`](crate::link::DeviceTransport). Blocks, for a moment.
+    ///
+    /// # Errors
+    /// `Unsupported`: this AscendCL has no events, by which ends are known.
+    pub fn new(npu: &Arc<Npu>, config: IpcConfig) -> Result<Self> {
+        crate::event::events(npu.device().acl())?;
+        Ok(Self {
+            offer: Offer::of(npu)?,
+            keys: Arc::new(Mutex::new(Keys::new(npu.device().clone(), config.check_process))),
+            slots: Slots::new(npu.device().clone()),
+            npu: npu.clone(),
+        })
+    }
+}
+
+impl Native for Ipc {
+    fn kind(&self) -> TransportKind {
+        TransportKind::Ipc
+    }
+
+    fn offer(&self) -> Bytes {
+        self.offer.encode()
+    }
+
+    fn enter(&self) -> Result<()> {
+        self.npu.device().adopt_thread().map(drop)
+    }
+
+    fn open(&self, offer: &[u8], _: Role) -> Result<Box<dyn Mover>> {
+        let peer = Offer::decode(offer)
+            .ok_or_else(|| Error::new(ErrorKind::Protocol, "link", "the peer's ipc offer is malformed"))?;
+        let unsupported = |text: String| Err(Error::new(ErrorKind::Unsupported, "link", text));
+        if peer.node != self.offer.node {
+            return unsupported(format!(
+                "the peer is on node {}, this is {}; if they are one, give both the same name (ROPEWAY_NODE)",
+                peer.node, self.offer.node
+            ));
+        }
+        let neighbour = peer.process == self.offer.process;
+        let shares_keys = peer.has_keys && self.offer.has_keys;
+        if !neighbour && !shares_keys {
+            return unsupported(
+                "this CANN, or the peer's, cannot share device memory between processes".into(),
+            );
+        }
+        let process = if neighbour { None } else { Process::find(&peer.process) };
+        Ok(Box::new(IpcMover::new(self, peer, neighbour, process)))
+    }
+
+    fn probe_memory(&self) -> Result<Arc<Memory>> {
+        self.npu.alloc(HUGE_PAGE)
+    }
+
+    fn limits(&self) -> MoverLimits {
+        MoverLimits {
+            descs: 512,
+            request_bytes: 64 << 20,
+            requests: 2,
+            regions: None,
+            links: None,
+            alignment: 1,
+            reconnect_for_regions: false,
+            host_memory: false,
+        }
+    }
+}
