@@ -42,14 +42,22 @@ pub(crate) fn state() -> PathBuf {
         .unwrap_or_else(|| std::env::temp_dir().join(format!("ropeway-sim-links-{}", std::process::id())))
 }
 
-/// Two machines of eight NPUs; this process is on the first unless `ROPEWAY_SIM_NODE` says otherwise.
+/// Two machines of eight NPUs; this process is on the first unless `LINKS_NODE` says otherwise.
 pub(crate) fn machine(chip: &str, extra: &str) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        extern "C" fn clean() {
+            let _ = std::fs::remove_dir_all(state());
+        }
+        if part().is_none() {
+            // SAFETY: the handler runs once, at the end of the process, and needs nothing of it.
+            unsafe { libc::atexit(clean) };
+        }
         let devices: Vec<String> = (0..8).map(|id| format!(r#"{{"physical":{id}}}"#)).collect();
         let devices = devices.join(",");
+        let node = std::env::var("LINKS_NODE").unwrap_or_else(|_| "one".to_owned());
         let json = format!(
-            r#"{{"topology":{{"version":1,"chip":"{chip}","nodes":[{{"name":"one","devices":[{devices}]}},
+            r#"{{"node":"{node}","topology":{{"version":1,"chip":"{chip}","nodes":[{{"name":"one","devices":[{devices}]}},
                 {{"name":"two","super_pod":1,"devices":[{devices}]}}]}},"state":{:?}{extra}}}"#,
             state()
         );
@@ -278,4 +286,99 @@ impl Two {
     pub(crate) fn desc(&self, offset: u64, len: u64) -> SimHixlDesc {
         SimHixlDesc { local: self.here.va + offset, remote: self.there.va + offset, len }
     }
+}
+
+/// A test in a process of its own: `--exact` it with this set, and it plays its part; without, it is over at once.
+pub(crate) fn part() -> Option<String> {
+    std::env::var("LINKS_PART").ok()
+}
+
+/// A process that plays a part.
+pub(crate) struct Child {
+    process: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+    over: Option<std::sync::mpsc::Sender<()>>,
+}
+
+impl Child {
+    /// Starts the test `test` of this binary in the part `part` on a node.
+    pub(crate) fn new(test: &str, part: &str, node: &str) -> Self {
+        use std::io::BufRead;
+        use std::process::{Command, Stdio};
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env("LINKS_PART", part)
+            .env("LINKS_NODE", node)
+            .env("ROPEWAY_SIM_STATE", state())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(process.stdout.take().unwrap()).lines();
+        // A child that hangs is ended, and whoever listens to it hears that.
+        let (over, watch) = std::sync::mpsc::channel::<()>();
+        let pid = process.id() as i32;
+        std::thread::spawn(move || {
+            if watch.recv_timeout(Duration::from_secs(120)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                // SAFETY: a plain call; the child is not waited for before the other end of the channel is gone.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        });
+        Self { process, lines, over: Some(over) }
+    }
+
+    /// The next line that it said, as words.
+    pub(crate) fn hear(&mut self) -> Vec<String> {
+        loop {
+            let line = self.lines.next().expect("the child ended early").unwrap();
+            if let Some((_, said)) = line.split_once("child: ") {
+                return said.split(' ').map(str::to_owned).collect();
+            }
+        }
+    }
+
+    /// Says a line to it, and hears the answer.
+    pub(crate) fn ask(&mut self, line: &str) -> Vec<String> {
+        use std::io::Write;
+        let to = self.process.stdin.as_mut().unwrap();
+        writeln!(to, "{line}").unwrap();
+        to.flush().unwrap();
+        self.hear()
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: a plain call with the number of a child that was not waited for.
+        assert_eq!(unsafe { libc::kill(self.process.id() as i32, signal) }, 0);
+    }
+
+    /// Kills it and waits for it.
+    pub(crate) fn kill(&mut self) {
+        self.over = None;
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.over = None;
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Says a line to the parent.
+pub(crate) fn say(line: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    writeln!(out, "child: {line}").unwrap();
+    out.flush().unwrap();
+}
+
+/// The next line of the parent, as words; nothing when it is gone.
+pub(crate) fn listen() -> Option<Vec<String>> {
+    let mut line = String::new();
+    let count = std::io::stdin().read_line(&mut line).unwrap();
+    (count > 0).then(|| line.trim().split(' ').map(str::to_owned).collect())
 }
