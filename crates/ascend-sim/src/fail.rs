@@ -52,6 +52,7 @@ thread_local! {
 /// Keeps the sentence of a failed call for `aclGetRecentErrMsg` on this thread.
 pub fn note(name: &str, fail: &Fail) {
     let text = format!("ropeway software CANN (simulated): {name}: {fail}");
+    let _ = LAST.try_with(|last| last.set(fail.code));
     let _ = PENDING.try_with(|pending| *pending.borrow_mut() = Some(text));
 }
 
@@ -68,6 +69,16 @@ pub fn take_text() -> *const std::ffi::c_char {
             handed.borrow().as_ptr()
         })
         .unwrap_or(std::ptr::null())
+}
+
+thread_local! {
+    static LAST: std::cell::Cell<i32> = const { std::cell::Cell::new(0) };
+}
+
+/// The number of the last call that failed on this thread; `clear` forgets it.
+#[must_use]
+pub fn last(clear: bool) -> i32 {
+    LAST.try_with(|last| if clear { last.replace(0) } else { last.get() }).unwrap_or(0)
 }
 
 /// AscendCL's numbers, those that are returned here.
@@ -89,6 +100,7 @@ pub mod code {
     pub const RT_INVALID_HANDLE: i32 = 107_017;
     pub const RT_INVALID_MALLOC_TYPE: i32 = 107_018;
     pub const RT_WAIT_TIMEOUT: i32 = 107_019;
+    pub const RT_SYS_DMA: i32 = 507_013;
     pub const RT_DEVICE_TASK_ABORT: i32 = 107_022;
     pub const RT_STREAM_ABORT: i32 = 107_023;
     pub const BAD_ALLOC: i32 = 200_000;

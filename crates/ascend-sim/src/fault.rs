@@ -27,6 +27,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ("destroy_quiesces", &["mode", "ms"]),
     ("hang", &[]),
     ("refuse", &["code"]),
+    ("stall", &["ms"]),
+    ("unregistered", &[]),
     ("busy", &["code"]),
 ];
 

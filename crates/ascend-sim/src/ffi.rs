@@ -211,7 +211,7 @@ fn null() -> Fail {
 /// Runs the body of an exported function: its error becomes the number returned, its sentence is kept for
 /// `aclGetRecentErrMsg`; a panic becomes INTERNAL.
 pub fn call(name: &str, body: impl FnOnce() -> Done) -> i32 {
-    let result = catch_unwind(AssertUnwindSafe(body))
+    let result = catch_unwind(AssertUnwindSafe(|| scripted(name).and_then(|()| body())))
         .unwrap_or_else(|_| Err(Fail::new(code::INTERNAL, "the simulator panicked: a bug of the simulator")));
     match result {
         Ok(()) => 0,
@@ -219,6 +219,20 @@ pub fn call(name: &str, body: impl FnOnce() -> Done) -> i32 {
             note(name, &fail);
             fail.code
         }
+    }
+}
+
+/// Faults that any call may have: `stall` holds it up, `refuse` makes it fail.
+fn scripted(name: &str) -> Done {
+    let Some(runtime) = crate::runtime::opened() else { return Ok(()) };
+    let op = name.strip_prefix("sim_").unwrap_or(name);
+    let site = crate::fault::Site { op, ..Default::default() };
+    if let Some(hit) = runtime.faults.hit("stall", site) {
+        std::thread::sleep(hit.ms(100));
+    }
+    match runtime.faults.hit("refuse", site) {
+        Some(hit) => Err(Fail::new(hit.code(code::RT_FEATURE_NOT_SUPPORT), "refused by the fault script")),
+        None => Ok(()),
     }
 }
 
@@ -232,6 +246,23 @@ macro_rules! export {
         $(#[$doc])*
         #[unsafe(no_mangle)]
         pub extern "C" fn $name($($arg: $type),*) -> i32 {
+            $crate::ffi::call(stringify!($name), move || $body)
+        }
+    )* };
+}
+
+/// As [`export!`](crate::export), for functions that read or write at addresses given as numbers.
+#[macro_export]
+macro_rules! export_raw {
+    ($( $(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $body:block )*) => { $(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        ///
+        /// Addresses that are not of device memory are host memory, readable or writable as far as the call says, and
+        /// stay so until an asynchronous copy has passed its stream.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $type),*) -> i32 {
             $crate::ffi::call(stringify!($name), move || $body)
         }
     )* };

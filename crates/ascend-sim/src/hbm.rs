@@ -343,6 +343,19 @@ impl Hbm {
         Ok(())
     }
 
+    /// Fills `len` bytes of device memory.
+    ///
+    /// # Errors
+    /// INVALID_PARAM when they are not alive.
+    pub fn fill(&self, dst: u64, value: u8, len: u64) -> Done {
+        for piece in self.pieces(dst, len)? {
+            let at = self.at(piece.key, piece.offset, piece.len)?;
+            // SAFETY: mapped for the rest of the process.
+            unsafe { libc::memset(at.as_ptr().cast(), i32::from(value), piece.len as usize) };
+        }
+        Ok(())
+    }
+
     /// Where in this process's maps the bytes of one end are.
     fn ends(&self, va: u64, len: u64) -> Done<Vec<(u64, u64)>> {
         if !self.is_device_address(va) {

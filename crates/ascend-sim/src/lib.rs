@@ -13,6 +13,7 @@
 //! The links between devices, over it: `net` (control connections), `dma` (what moves the bytes), [`model`] (how long
 //! that takes), [`hixl`] and its C API [`cs`].
 
+pub mod acl;
 mod anchor;
 pub mod config;
 pub mod context;

@@ -65,6 +65,12 @@ pub fn runtime() -> Done<&'static Runtime> {
     Ok(RUNTIME.get_or_init(|| opened))
 }
 
+/// The simulated CANN of this process, if it was opened.
+#[must_use]
+pub fn opened() -> Option<&'static Runtime> {
+    RUNTIME.get()
+}
+
 impl Runtime {
     fn open(config: Config) -> Done<Self> {
         let topology = Arc::new(config.topology.clone());

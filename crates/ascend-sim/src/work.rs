@@ -204,7 +204,13 @@ impl Queue {
         if state.stop_on_failure { state.error } else { std::mem::take(&mut state.error) }
     }
 
-    /// Whether jobs after a failed one are left out.
+    /// The first error, which stays for [`Queue::error`].
+    #[must_use]
+    pub fn peek_error(&self) -> i32 {
+        self.work.lock().queues.get(&self.id).map_or(0, |state| state.error)
+    }
+
+    /// Whether jobs and marks after a failed one are left out.
     pub fn stop_on_failure(&self, stop: bool) {
         if let Some(state) = self.work.lock().queues.get_mut(&self.id) {
             state.stop_on_failure = stop;
@@ -267,8 +273,8 @@ impl Shared {
                     }
                     return;
                 }
+                Some(_) if stopped => Gate::Open,
                 Some(Step::Mark(_)) => Gate::Open,
-                Some(Step::Job(..)) if stopped => Gate::Open,
                 Some(Step::Job(delay, _)) => {
                     let due = *state.due.get_or_insert(now + *delay);
                     if due <= now {
@@ -301,7 +307,9 @@ impl Shared {
             }
             let step = state.steps.pop_front();
             state.due = None;
-            if let Some(Step::Mark(mark)) = step {
+            if let Some(Step::Mark(mark)) = step
+                && !stopped
+            {
                 mark();
                 inner.marked = true;
             }
