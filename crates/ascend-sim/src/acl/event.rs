@@ -305,6 +305,12 @@ crate::export! {
         synchronize(event, patience(timeout)?)
     }
 
+    /// `aclrtGetEventAvailNum`: event ids that plain events have left.
+    fn sim_aclrtGetEventAvailNum(count: Out<u32>) {
+        context::current()?;
+        count.set(IDS.saturating_sub(IDS_TAKEN.load(Ordering::Relaxed) as u32))
+    }
+
     /// `aclrtEventElapsedTime`: needs TIME_LINE on both, and both complete.
     fn sim_aclrtEventElapsedTime(ms: Out<f32>, start: usize, end: usize) {
         let (start, end) = (EVENTS.get(start)?, EVENTS.get(end)?);
@@ -317,10 +323,4 @@ crate::export! {
         let elapsed = elapsed.ok_or_else(|| Fail::new(code::RT_EVENT_TIMESTAMP_REVERSAL, "the end passed first"))?;
         ms.set(elapsed.as_secs_f32() * 1e3)
     }
-}
-
-/// How many event ids plain events have left, for tests.
-#[must_use]
-pub fn ids_left() -> u32 {
-    IDS.saturating_sub(IDS_TAKEN.load(Ordering::Relaxed) as u32)
 }

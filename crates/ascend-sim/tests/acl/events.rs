@@ -6,6 +6,12 @@ use ascend_sim::ffi::{In, Out, Text};
 
 use crate::rig::*;
 
+fn ids_left() -> u32 {
+    let mut count = 0;
+    assert_eq!(sim_aclrtGetEventAvailNum(Out::from(&mut count)), OK);
+    count
+}
+
 fn old_status(event: usize) -> u32 {
     let mut status = 9;
     assert_eq!(sim_aclrtQueryEvent(event, Out::from(&mut status)), OK);
