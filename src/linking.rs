@@ -22,6 +22,9 @@ use crate::shared::Shared;
 /// How long the passive side waits for a peer that has announced itself.
 const ATTACH: Duration = Duration::from_secs(20);
 
+/// How long a session is kept for links that prove their ends over it: their requests in flight may end by themselves.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// How long a session may go on after one of its links is lost.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
@@ -194,8 +197,27 @@ impl Shared {
         }
     }
 
-    /// Ends the session and all links of a peer; nothing is waited for.
+    /// Ends the session and all links of a peer; nothing is waited for. Links whose sides prove their ends over the session
+    /// go first: it follows when they are closed, or after [`PARTING`].
     pub(crate) fn close_peer(self: &Arc<Self>, peer: &Arc<PeerInner>, why: &str) {
+        let talking: Vec<_> = peer.links().into_iter().filter(|link| link.parts_by_talking()).collect();
+        if talking.is_empty() || peer.is_lost() {
+            return self.say_goodbye(peer, why);
+        }
+        if !peer.begin_parting(why) {
+            return;
+        }
+        talking.iter().for_each(|link| link.close());
+        let (weak, peer) = (Arc::downgrade(self), Arc::clone(peer));
+        self.control.spawn(async move {
+            tokio::time::sleep(PARTING).await;
+            if let (Some(shared), Some(why)) = (weak.upgrade(), peer.end_parting()) {
+                shared.say_goodbye(&peer, &why);
+            }
+        });
+    }
+
+    fn say_goodbye(self: &Arc<Self>, peer: &Arc<PeerInner>, why: &str) {
         use ropeway_core::wire::message::Why;
         let goodbye = Command::Goodbye { why: Why::Closed, text: why.to_owned() };
         let _ = peer.session.say(self, peer, goodbye);
@@ -224,6 +246,11 @@ impl Shared {
 
     fn link_closed(self: &Arc<Self>, peer: &Arc<PeerInner>, kind: TransportKind, peer_gone: bool) {
         tracing::info!(peer = %peer.id(), transport = %kind, peer_gone, "link closed");
+        // While the link is in the table: without it an engine that closes would take its threads to be done with.
+        let talks = peer.links().iter().any(|link| link.kind() != kind && link.parts_by_talking());
+        if let Some(why) = if talks { None } else { peer.end_parting() } {
+            self.say_goodbye(peer, &why);
+        }
         peer.remove_link(kind);
         for region in self.all_regions() {
             region.withdrawn(peer.id(), kind);

@@ -60,6 +60,8 @@ pub(crate) struct PeerInner {
     pub(crate) served_requests: AtomicU32,
     pub(crate) served_bytes: std::sync::atomic::AtomicU64,
     lost: AtomicBool,
+    /// Why the session is about to end, once links have ended that need it.
+    parting: Mutex<Option<String>>,
 }
 
 #[derive(Clone)]
@@ -214,6 +216,7 @@ impl PeerInner {
             served_requests: AtomicU32::new(0),
             served_bytes: std::sync::atomic::AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            parting: Mutex::default(),
         }
     }
 
@@ -233,6 +236,19 @@ impl PeerInner {
     /// Marks the session as ended; `true` the first time.
     pub(crate) fn mark_lost(&self) -> bool {
         !self.lost.swap(true, Ordering::AcqRel)
+    }
+
+    /// The session is to end when its links have. `false` when that was so already.
+    pub(crate) fn begin_parting(&self, why: &str) -> bool {
+        let mut parting = self.parting.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = parting.is_none();
+        parting.get_or_insert_with(|| why.to_owned());
+        first
+    }
+
+    /// It may end now; why, for the one caller that ends it.
+    pub(crate) fn end_parting(&self) -> Option<String> {
+        self.parting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// `false` when the link ended before it came here; then it is not kept.

@@ -212,6 +212,11 @@ pub trait Link: Send + Sync {
     /// Our region is closing: the peer must let go of its import. `Pending`: `sink.withdrawn(region)` follows.
     fn withdraw(&self, region: RegionId) -> Fenced;
 
+    /// Whether its two sides prove their ends to each other over the session, which is then kept for a moment.
+    fn parts_by_talking(&self) -> bool {
+        false
+    }
+
     /// Ends the link: no new batch, those in flight end. `sink.closed()` follows once, when nothing of this link can
     /// touch memory any more, on either side as far as this side's memory goes.
     fn close(&self);

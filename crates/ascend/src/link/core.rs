@@ -439,6 +439,10 @@ impl Link for DeviceLink {
         self.0.withdraw(region)
     }
 
+    fn parts_by_talking(&self) -> bool {
+        true
+    }
+
     fn close(&self) {
         self.0.close();
     }
