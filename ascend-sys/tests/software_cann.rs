@@ -34,6 +34,20 @@ fn every_release_has_exactly_the_groups_of_ascendcl_that_it_should() {
 }
 
 #[test]
+fn a_symbol_that_is_left_out_takes_its_group_or_the_whole_library_with_it() {
+    let load = |symbol| {
+        let root = SimCann::default().without(symbol).root().unwrap_or_else(|why| panic!("{why}"));
+        Cann::load(&Search::at(root))
+    };
+    let cann = load("aclrtIpcMemClose").unwrap_or_else(|why| panic!("{why}"));
+    for (group, present) in cann.acl.groups() {
+        assert_eq!(present, group.name != "ipc", "{group:?}");
+    }
+    let why = load("aclrtStreamAbort").err().map(|why| why.to_string());
+    assert!(why.as_ref().is_some_and(|why| why.contains("lacks aclrtStreamAbort")), "{why:?}");
+}
+
+#[test]
 fn the_c_interface_is_absent_then_refused_then_there() {
     let why = load("8.5.0").hixl_cs().expect_err("8.5.0 has none");
     assert!(matches!(why, WhyNot::NoSuchInterface { .. }), "{why:?}");
