@@ -222,8 +222,9 @@ pub fn call(name: &str, body: impl FnOnce() -> Done) -> i32 {
     }
 }
 
-/// Faults that any call may have: `stall` holds it up, `refuse` makes it fail.
+/// What any call meets first: a forked child is refused; the faults `stall` and `refuse`.
 fn scripted(name: &str) -> Done {
+    crate::runtime::not_forked()?;
     let Some(runtime) = crate::runtime::opened() else { return Ok(()) };
     let op = name.strip_prefix("sim_").unwrap_or(name);
     let site = crate::fault::Site { op, ..Default::default() };

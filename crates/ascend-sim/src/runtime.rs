@@ -43,9 +43,7 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// INVALID_FILE without a topology; INTERNAL in a forked child.
 pub fn runtime() -> Done<&'static Runtime> {
-    if FORKED.load(Ordering::Relaxed) {
-        return Err(Fail::new(code::INTERNAL, "this process was forked from one that uses the devices"));
-    }
+    not_forked()?;
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
@@ -63,6 +61,17 @@ pub fn runtime() -> Done<&'static Runtime> {
         unsafe { libc::pthread_atfork(None, None, Some(forked)) };
     });
     Ok(RUNTIME.get_or_init(|| opened))
+}
+
+/// Refuses in a child that was forked from a process that uses devices: locks may be held there by threads that it
+/// does not have.
+///
+/// # Errors
+/// INTERNAL.
+pub fn not_forked() -> Done {
+    ensure(!FORKED.load(Ordering::Relaxed), code::INTERNAL, || {
+        "this process was forked from one that uses the devices; start a new program instead".to_owned()
+    })
 }
 
 /// The simulated CANN of this process, if it was opened.

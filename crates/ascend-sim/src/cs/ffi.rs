@@ -15,6 +15,9 @@ static SERVERS: Handles<Server> = Handles::new("HIXL server", 0xE2);
 static CLIENTS: Handles<Client> = Handles::new("HIXL client", 0xE3);
 
 fn guard(body: impl FnOnce() -> Outcome) -> u32 {
+    if crate::runtime::not_forked().is_err() {
+        return number(Err(FAILED));
+    }
     number(catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(FAILED)))
 }
 

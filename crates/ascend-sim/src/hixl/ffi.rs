@@ -40,6 +40,9 @@ pub type EachLink = extern "C" fn(*mut c_void, *const c_char, u32);
 
 /// Runs the body of an exported function; a panic becomes FAILED.
 fn guard(body: impl FnOnce() -> Outcome) -> u32 {
+    if crate::runtime::not_forked().is_err() {
+        return number(Err(FAILED));
+    }
     number(catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(FAILED)))
 }
 

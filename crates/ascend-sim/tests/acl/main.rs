@@ -6,6 +6,7 @@ mod events;
 mod faults;
 mod ipc;
 mod memory;
+mod processes;
 mod rig;
 mod streams;
 mod vmm;

@@ -108,6 +108,11 @@ impl Other {
         self.child.id() as i32
     }
 
+    /// How it ended.
+    pub(crate) fn end(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
