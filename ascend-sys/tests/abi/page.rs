@@ -43,6 +43,38 @@ fn the_page_has_each_group_with_its_releases_and_the_cost_of_its_absence() {
     assert!(costs.iter().all(|cost| cost.len() > 6), "a group's absence has no stated cost");
 }
 
+/// The Ascend path's sources.
+fn callers() -> String {
+    let mut text = String::new();
+    let mut open = vec![root().join("../crates/ascend/src")];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                text.push_str(&fs::read_to_string(&path).unwrap_or_default());
+            }
+        }
+    }
+    text
+}
+
+#[test]
+fn what_the_page_calls_unused_is_unused() {
+    let callers = callers();
+    let unused = |cost: &str| cost.starts_with("nothing: not called yet");
+    let rows = rows("Groups of functions");
+    let mut wrong = Vec::new();
+    for (group, row) in TABLES.iter().flat_map(|(_, groups)| *groups).zip(&rows) {
+        let called = group.symbols.iter().any(|name| callers.contains(&format!(".{name})")));
+        if called && unused(&row[row.len() - 1]) {
+            wrong.push(row.join(" | "));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new(), "say in docs/ABI.md what the absence of these groups costs");
+}
+
 #[test]
 fn the_page_lists_the_functions_of_each_group() {
     let mut wanted = Vec::new();
