@@ -7,7 +7,7 @@ use super::{init, stream};
 use crate::context;
 use crate::fail::{Done, Fail, code};
 use crate::fault::Site;
-use crate::ffi::{In, Out};
+use crate::ffi::Out;
 use crate::runtime::runtime;
 use crate::topology::Chip;
 
@@ -83,8 +83,8 @@ crate::export! {
     }
 
     /// `aclrtGetLogicDevIdByUserDevId`.
-    fn sim_aclrtGetLogicDevIdByUserDevId(user: In<i32>, logical: Out<i32>) {
-        logical.set(runtime()?.logical(user.get()?)? as i32)
+    fn sim_aclrtGetLogicDevIdByUserDevId(user: i32, logical: Out<i32>) {
+        logical.set(runtime()?.logical(user)? as i32)
     }
 
     /// `aclrtGetUserDevIdByLogicDevId`.
