@@ -65,11 +65,15 @@ impl SimCann {
         self
     }
 
-    /// The installation's folder, for `ROPEWAY_CANN_PATH`; made or brought up to date on the first call in a process.
+    /// The installation's folder, for `ROPEWAY_CANN_PATH`; made or brought up to date on the first call in a process. The one
+    /// that `ROPEWAY_SIM_CANN` names, whatever was asked for, where that is set.
     ///
     /// # Errors
     /// `cargo xtask sim-cann` failed, and what it said: a compiler may be missing.
     pub fn root(&self) -> Result<PathBuf, String> {
+        if let Some(given) = std::env::var_os("ROPEWAY_SIM_CANN").filter(|given| !given.is_empty()) {
+            return Ok(given.into());
+        }
         let folder = target_folder().join(self.name());
         let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
         made.entry(folder.clone()).or_insert_with(|| self.lay_out(&folder)).clone().map(|()| folder)

@@ -133,7 +133,8 @@ impl<'d> Bound<'d> {
     }
 }
 
-/// A thread of the caller's that holds the device's context for a while, and gets its own back.
+/// A thread of the caller's that holds the device's context for a while, and gets its own back. One that had none keeps
+/// this one: CANN cannot take a context away.
 pub struct Entered<'d> {
     bound: Bound<'d>,
     before: acl::aclrtContext,

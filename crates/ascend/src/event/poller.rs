@@ -10,12 +10,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ascend_sys::acl;
 use ropeway_core::{Error, ErrorKind, Result};
 use ropeway_transport::Janitor;
 use ropeway_transport::memory::fork::Origin;
 
 use super::has_fired;
 use crate::device::Device;
+use crate::error::{Code, Library};
 
 /// Events that are watched at a time.
 const WATCHED_MAX: usize = 16_384;
@@ -23,6 +25,9 @@ const WATCHED_MAX: usize = 16_384;
 const PAUSE_MIN: Duration = Duration::from_micros(10);
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_millis(1);
+/// How often the device is asked whether it is well, while an event has not fired for as long: a query of an event may go
+/// on saying "not yet" on a device that will never get there.
+const HEALTH_EVERY: Duration = Duration::from_millis(500);
 /// A pause is this part of the time for which the youngest event has been watched: it is noticed late by an eighth.
 const PAUSE_PART: u32 = 8;
 
@@ -178,8 +183,16 @@ impl Shared {
 
     fn poll(&self, device: &Device) {
         let mut watched: Vec<Watch> = Vec::new();
+        let mut well = Instant::now();
         while let Some(given_up) = self.next(&mut watched) {
             self.ask(device, &mut watched, &given_up);
+            let old = watched.iter().any(|watch| watch.since.elapsed() >= HEALTH_EVERY);
+            if old && well.elapsed() >= HEALTH_EVERY {
+                well = Instant::now();
+                if device.is_well() == Some(false) {
+                    watched.drain(..).for_each(|watch| self.end(watch, Err(lost(device))));
+                }
+            }
         }
         for watch in watched {
             self.end(watch, Err(closed()));
@@ -241,6 +254,13 @@ impl Shared {
 #[cold]
 fn cancelled() -> Error {
     Error::new(ErrorKind::Cancelled, "watch event", "nobody waits for it any more")
+}
+
+#[cold]
+fn lost(device: &Device) -> Error {
+    let number = acl::ACL_ERROR_RT_LOST_HEARTBEAT;
+    let what = format!("device {} says that it is not well, and an event has not fired", device.user_id());
+    Code::of(Library::Acl, number).error("watch event", &what, None)
 }
 
 #[cold]

@@ -74,7 +74,11 @@ impl HbmMemory {
         })?;
         let raw = device.call(Work::Slow, "allocate device memory", move |on| malloc(on, rounded))??;
         let backing = Allocated { raw, device: device.clone() };
-        let found = Found { allocation: Allocation::Plain, page: Some(HUGE_PAGE), containing: None };
+        let found = Found {
+            allocation: Allocation::Plain,
+            page: Some(HUGE_PAGE),
+            containing: Some((raw as u64, rounded)),
+        };
         Ok(Self {
             device: device.clone(),
             address: raw as u64,
