@@ -24,6 +24,7 @@ pub mod fault;
 pub mod ffi;
 pub mod handles;
 pub mod hbm;
+pub mod hccl;
 pub mod hixl;
 pub mod model;
 mod net;
