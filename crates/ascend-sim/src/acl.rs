@@ -45,3 +45,17 @@ pub const KEY_LEN: usize = 65;
 
 /// A key as a C caller holds it.
 pub type Key = [c_char; KEY_LEN];
+
+// Sizes and offsets as CANN has them.
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<Location>() == 8 && offset_of!(Location, kind) == 4);
+    assert!(size_of::<memory::Attributes>() == 28 && offset_of!(memory::Attributes, page) == 8);
+    assert!(size_of::<batch::Attribute>() == 32 && offset_of!(batch::Attribute, src) == 8);
+    assert!(size_of::<vmm::Property>() == 32 && offset_of!(vmm::Property, reserved) == 24);
+    assert!(size_of::<vmm::Access>() == 24 && offset_of!(vmm::Access, location) == 4);
+    assert!(size_of::<share::Blob>() == 128 && size_of::<event_ipc::Handle>() == 64);
+    assert!(size_of::<ipc::ServerPid>() == 24 && size_of::<version::PackageVersion>() == 512);
+    assert!(size_of::<recovery::ErrorInfo>() == 2576 && offset_of!(recovery::ErrorInfo, kind) == 4);
+    assert!(size_of::<recovery::UceInfo>() == 128 && offset_of!(recovery::UceInfo, len) == 8);
+};
