@@ -34,6 +34,14 @@ fn every_release_has_exactly_the_groups_of_ascendcl_that_it_should() {
 }
 
 #[test]
+fn every_release_has_exactly_the_groups_of_hccl_that_it_should() {
+    for release in RELEASES {
+        let hccl = load(release).hccl().unwrap_or_else(|why| panic!("{release}: {why}"));
+        assert_groups(release, "HCCL", &hccl.groups());
+    }
+}
+
+#[test]
 fn a_symbol_that_is_left_out_takes_its_group_or_the_whole_library_with_it() {
     let load = |symbol| {
         let root = SimCann::default().without(symbol).root().unwrap_or_else(|why| panic!("{why}"));

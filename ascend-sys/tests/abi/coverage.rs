@@ -94,3 +94,19 @@ fn a_group_is_as_new_as_its_newest_function() {
         }
     }
 }
+
+#[test]
+fn the_software_cann_dates_every_symbol_as_the_figures_do() {
+    let folder = root().join("../crates/ascend-sim/symbols");
+    let tables = ["acl.txt", "hccl.txt", "hcomm.txt", "hixl.txt", "hixl_cxx.txt"];
+    let text =
+        tables.map(|name| fs::read_to_string(folder.join(name)).expect("the simulator's tables are there"));
+    let exported: BTreeSet<&str> = text.iter().flat_map(|table| table.lines()).collect();
+    let figures = figures::all();
+    let symbols = figures.iter().filter(|figure| matches!(figure.kind(), "function" | "symbol"));
+    let wrong: Vec<String> = symbols
+        .map(|figure| format!("{} {}", figure.name(), figure.0[3]))
+        .filter(|line| !exported.contains(line.as_str()))
+        .collect();
+    assert_eq!(wrong, Vec::<String>::new(), "not in crates/ascend-sim/symbols");
+}
