@@ -1,0 +1,621 @@
+//! The thread of one link: it alone calls the library, and knows what is under way.
+//!
+//! A round is under way on the stream at a time. Rank 0 decides the order of rounds by posting first and saying so; rank 1
+//! posts in the order in which it is told. Each side asks the other to serve one round of its own at a time.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use ropeway_core::{
+    Cursor, Error, ErrorKind, GrantId, Op, Quiet, Result, Runs, Status, StatusKind, TransferId,
+};
+use ropeway_transport::{Completer, LinkSink, Memory, ServeRequest, Served};
+
+use super::comm::{Communicator, failed};
+use super::pins::{Pins, Ticket};
+use super::rounds::{Piece, next, split};
+use super::wire::{Message, PLAN_BYTES_MAX, PLAN_PIECE};
+use super::{Ends, Shared};
+use crate::device::Bound;
+
+/// How long the thread sleeps between two looks at the stream, at first and at most.
+const LOOK: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
+
+/// How often the library is asked whether the network failed.
+const ASK_ERRORS: Duration = Duration::from_millis(200);
+
+/// How long what is under way may end by itself when the link is closed.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What the thread is told.
+pub(super) enum Command {
+    Heard(Message),
+    Start(Box<Ours>),
+    Cancel(TransferId),
+    Close,
+}
+
+/// A batch of ours.
+pub(super) struct Ours {
+    pub(super) id: TransferId,
+    pub(super) op: Op,
+    pub(super) grant: GrantId,
+    pub(super) runs: Arc<dyn Runs>,
+    pub(super) local: Arc<[Arc<Memory>]>,
+    pub(super) abandon_at: Instant,
+    pub(super) done: Completer,
+    pub(super) plan: Bytes,
+    pub(super) cancelled: bool,
+}
+
+/// Our batch that the peer was asked for, and its round under way.
+struct Asked {
+    number: u64,
+    ours: Ours,
+    at: Cursor,
+    moved: u64,
+    pieces: Vec<Piece>,
+    state: Round,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Round {
+    /// The peer has not said yet that it may begin.
+    Unanswered,
+    /// Rank 0 alone: the peer has it ready.
+    Accepted,
+    /// Posted on our side; what has ended of it.
+    Posted { here: bool, there: bool },
+}
+
+/// A round of the peer's that passed the checks.
+struct Theirs {
+    batch: u64,
+    op: Op,
+    pieces: Vec<Piece>,
+    served: Served,
+    ticket: Ticket,
+}
+
+/// What is on the stream.
+enum OnStream {
+    Ours,
+    Theirs(Theirs),
+}
+
+struct Flight {
+    what: OnStream,
+    until: Instant,
+    error_asked: Instant,
+}
+
+/// Why the thread ends.
+pub(super) enum End {
+    /// Asked for, nothing under way.
+    Closed,
+    /// The peer ended it, nothing under way.
+    PeerClosed,
+    /// Something went wrong while copies may be under way.
+    Broken(Error),
+}
+
+pub(super) struct Worker<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    ends: &'a Ends,
+    sink: &'a dyn LinkSink,
+    pins: &'a Pins,
+    open: &'a AtomicUsize,
+    comm: &'a Communicator,
+    on: &'a Bound<'a>,
+    queue: VecDeque<Ours>,
+    asked: Option<Asked>,
+    plans: HashMap<u64, (u32, BytesMut)>,
+    served: VecDeque<Theirs>,
+    posts: VecDeque<(u64, bool)>,
+    flight: Option<Flight>,
+    next_number: u64,
+    theirs_first: bool,
+    closing: Option<Instant>,
+    peer_closing: bool,
+    look: Duration,
+}
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        shared: &'a Arc<Shared>,
+        ends: &'a Ends,
+        sink: &'a dyn LinkSink,
+        pins: &'a Pins,
+        open: &'a AtomicUsize,
+        comm: &'a Communicator,
+        on: &'a Bound<'a>,
+    ) -> Self {
+        Self {
+            shared,
+            ends,
+            sink,
+            pins,
+            open,
+            comm,
+            on,
+            queue: VecDeque::new(),
+            asked: None,
+            plans: HashMap::new(),
+            served: VecDeque::new(),
+            posts: VecDeque::new(),
+            flight: None,
+            next_number: 1,
+            theirs_first: false,
+            closing: None,
+            peer_closing: false,
+            look: LOOK.0,
+        }
+    }
+
+    /// Works until the link ends. Gives why, with everything that is not under way on the stream ended.
+    pub(super) fn run(mut self, commands: &Receiver<Command>, early: Vec<Command>) -> Ended {
+        let mut end = None;
+        for command in early {
+            end = end.or(self.obey(command).err());
+        }
+        while end.is_none() {
+            end = self.step(commands).err();
+        }
+        self.finish(end.unwrap_or(End::Closed))
+    }
+
+    fn step(&mut self, commands: &Receiver<Command>) -> Result<(), End> {
+        let told = match self.wait() {
+            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(wait) => commands.recv_timeout(wait),
+        };
+        match told {
+            Ok(command) => {
+                self.look = LOOK.0;
+                self.obey(command)?;
+                while let Ok(command) = commands.try_recv() {
+                    self.obey(command)?;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => self.look = (self.look * 2).min(LOOK.1),
+            Err(RecvTimeoutError::Disconnected) => self.obey(Command::Close)?,
+        }
+        self.look_at_stream()?;
+        self.expire()?;
+        self.begin()?;
+        self.may_end()
+    }
+
+    /// How long nothing has to be done.
+    fn wait(&self) -> Option<Duration> {
+        if self.flight.is_some() {
+            return Some(self.look);
+        }
+        let batches = self.queue.iter().map(|ours| ours.abandon_at);
+        let asked = self.asked.iter().map(|asked| asked.ours.abandon_at);
+        let soonest = batches.chain(asked).chain(self.closing).min()?;
+        Some(soonest.saturating_duration_since(Instant::now()))
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), End> {
+        match command {
+            Command::Heard(message) => self.hear(message),
+            Command::Start(ours) => {
+                if self.closing.is_some() || self.peer_closing {
+                    self.end(*ours, Status::quiet(StatusKind::Closed));
+                } else {
+                    self.queue.push_back(*ours);
+                }
+                Ok(())
+            }
+            Command::Cancel(id) => {
+                if let Some(at) = self.queue.iter().position(|ours| ours.id == id)
+                    && let Some(ours) = self.queue.remove(at)
+                {
+                    self.end(ours, Status::quiet(StatusKind::Cancelled));
+                } else if let Some(asked) = self.asked.as_mut().filter(|asked| asked.ours.id == id) {
+                    asked.ours.cancelled = true;
+                }
+                Ok(())
+            }
+            Command::Close => {
+                self.closing.get_or_insert(Instant::now() + DRAIN);
+                self.end_queue(StatusKind::Closed);
+                Ok(())
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Message) -> Result<(), End> {
+        match message {
+            Message::Plan { batch, total, piece } => self.hear_plan(batch, total, &piece),
+            Message::Ask { batch, op, grant, start, lens } => self.serve(batch, op, grant, start, &lens),
+            Message::Declined { batch, why } => {
+                let mut asked = self.take_asked(batch, "declined a round")?;
+                if asked.state != Round::Unanswered {
+                    self.asked = Some(asked);
+                    return Err(broken("the peer declined a round that was posted"));
+                }
+                asked.pieces.clear();
+                // Earlier rounds ended on both sides.
+                self.end(asked.ours, Status::quiet(why));
+                Ok(())
+            }
+            Message::Accept { batch } if self.ends.rank == 0 => {
+                let mut asked = self.take_asked(batch, "accepted a round")?;
+                if asked.state == Round::Unanswered {
+                    asked.state = Round::Accepted;
+                }
+                self.asked = Some(asked);
+                Ok(())
+            }
+            Message::Post { batch, mine } if self.ends.rank == 1 && self.posts.len() < 2 => {
+                self.posts.push_back((batch, mine));
+                Ok(())
+            }
+            Message::Ended { batch } => {
+                let mut asked = self.take_asked(batch, "ended a round")?;
+                let Round::Posted { here, .. } = asked.state else {
+                    self.asked = Some(asked);
+                    return Err(broken("the peer ended a round that was not posted"));
+                };
+                asked.state = Round::Posted { here, there: true };
+                self.asked = Some(asked);
+                self.advance()
+            }
+            Message::Forget { batch } => {
+                self.plans.remove(&batch);
+                Ok(())
+            }
+            Message::Broken(why) => Err(broken(&format!("the peer: {why}"))),
+            Message::Closing => {
+                self.peer_closing = true;
+                self.end_queue(StatusKind::LinkLost);
+                // Asked for after the peer's end: what it has posted, it has said before.
+                if let Some(asked) = self.asked.take_if(|asked| asked.state == Round::Unanswered) {
+                    if self.posts.contains(&(asked.number, false)) {
+                        self.asked = Some(asked);
+                    } else {
+                        self.end(asked.ours, Status::quiet(StatusKind::LinkLost));
+                    }
+                }
+                Ok(())
+            }
+            other => Err(broken(&format!("the peer said {other:.40?} out of turn"))),
+        }
+    }
+
+    fn take_asked(&mut self, batch: u64, what: &str) -> Result<Asked, End> {
+        match self.asked.take() {
+            Some(asked) if asked.number == batch => Ok(asked),
+            other => {
+                self.asked = other;
+                Err(broken(&format!("the peer {what} of batch {batch}, which was not asked for")))
+            }
+        }
+    }
+
+    fn hear_plan(&mut self, batch: u64, total: u32, piece: &[u8]) -> Result<(), End> {
+        let held: usize = self.plans.values().map(|(total, _)| *total as usize).sum();
+        let (whole, plan) = self.plans.entry(batch).or_insert_with(|| (total, BytesMut::new()));
+        let fits = *whole == total && plan.len() + piece.len() <= total as usize;
+        // One batch at a time is asked for, and its plan is forgotten with it.
+        if !fits || held > 2 * PLAN_BYTES_MAX {
+            return Err(broken("the peer sent plans that do not fit"));
+        }
+        plan.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// The peer asks for a round: checks it before any of our memory is touched.
+    fn serve(&mut self, batch: u64, op: Op, grant: GrantId, start: u64, lens: &[u32]) -> Result<(), End> {
+        let plan = match self.plans.get(&batch) {
+            Some((total, plan)) if plan.len() == *total as usize => plan.clone().freeze(),
+            _ => return Err(broken("the peer asked before its plan was there")),
+        };
+        if !self.served.is_empty() || matches!(&self.flight, Some(Flight { what: OnStream::Theirs(_), .. })) {
+            return Err(broken("the peer asked for two rounds at a time"));
+        }
+        if self.closing.is_some() {
+            self.plans.remove(&batch);
+            return self.say(Message::Declined { batch, why: StatusKind::Closed });
+        }
+        let bytes = lens.iter().map(|len| u64::from(*len)).sum();
+        let ticket = self.pins.enter(grant);
+        let why = match self.sink.serve(&ServeRequest { op, grant, plan: &plan, start, bytes }) {
+            Err(declined) => {
+                drop(declined.permit);
+                declined.why
+            }
+            Ok(served) => match split(&*served.runs, &served.memory, lens) {
+                Some(pieces) => {
+                    self.served.push_back(Theirs { batch, op, pieces, served, ticket });
+                    return if self.ends.rank == 1 { self.say(Message::Accept { batch }) } else { Ok(()) };
+                }
+                None => {
+                    drop(served);
+                    StatusKind::Denied
+                }
+            },
+        };
+        self.plans.remove(&batch);
+        self.leave(ticket);
+        self.say(Message::Declined { batch, why })
+    }
+
+    /// Starts what can be started.
+    fn begin(&mut self) -> Result<(), End> {
+        self.ask()?;
+        if self.flight.is_some() {
+            return Ok(());
+        }
+        if self.ends.rank == 1 {
+            return match self.posts.pop_front() {
+                Some((batch, true)) => self.post_theirs(batch),
+                Some((batch, false)) => self.post_ours(Some(batch)),
+                None => Ok(()),
+            };
+        }
+        let ours = self.asked.as_ref().is_some_and(|asked| asked.state == Round::Accepted);
+        match self.served.front().map(|theirs| theirs.batch) {
+            Some(batch) if !ours || self.theirs_first => {
+                self.theirs_first = false;
+                self.post_theirs(batch)
+            }
+            _ if ours => {
+                self.theirs_first = true;
+                self.post_ours(None)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the peer for the next batch, if none is asked for.
+    fn ask(&mut self) -> Result<(), End> {
+        while self.asked.is_none() {
+            let Some(ours) = self.queue.pop_front() else { return Ok(()) };
+            let number = self.next_number;
+            self.next_number += 1;
+            let total = ours.plan.len() as u32;
+            for piece in ours.plan.chunks(PLAN_PIECE) {
+                self.say(Message::Plan { batch: number, total, piece: Bytes::copy_from_slice(piece) })?;
+            }
+            let at = ours.runs.seek(0);
+            let state = Round::Unanswered;
+            self.ask_round(Asked { number, ours, at, moved: 0, pieces: Vec::new(), state })?;
+        }
+        Ok(())
+    }
+
+    fn ask_round(&mut self, mut asked: Asked) -> Result<(), End> {
+        let Some(pieces) = next(&*asked.ours.runs, &mut asked.at, &asked.ours.local) else {
+            self.say(Message::Forget { batch: asked.number })?;
+            self.end(asked.ours, Status::quiet(StatusKind::Closed));
+            return Ok(());
+        };
+        asked.pieces = pieces;
+        asked.state = Round::Unanswered;
+        let message = Message::Ask {
+            batch: asked.number,
+            op: asked.ours.op,
+            grant: asked.ours.grant,
+            start: asked.moved,
+            lens: asked.pieces.iter().map(|piece| piece.len).collect(),
+        };
+        self.asked = Some(asked);
+        self.say(message)
+    }
+
+    fn post_ours(&mut self, batch: Option<u64>) -> Result<(), End> {
+        let Some(asked) = &mut self.asked else {
+            return Err(broken("the peer posted what was not asked for"));
+        };
+        let ready = matches!(asked.state, Round::Unanswered | Round::Accepted);
+        if !ready || batch.is_some_and(|batch| batch != asked.number) {
+            return Err(broken("the peer posted another round than the one asked for"));
+        }
+        asked.state = Round::Posted { here: false, there: false };
+        let batch = asked.number;
+        let (send, receive): (&[Piece], &[Piece]) = match asked.ours.op {
+            Op::Read => (&[], &asked.pieces),
+            Op::Write => (&asked.pieces, &[]),
+        };
+        // SAFETY: the batch pins its memory until it is finished, which says that it is quiet only once the stream was seen
+        // idle.
+        let posted = unsafe { self.comm.post(send, receive) };
+        self.posted(posted, OnStream::Ours, batch, true)
+    }
+
+    fn post_theirs(&mut self, batch: u64) -> Result<(), End> {
+        let Some(theirs) = self.served.pop_front().filter(|theirs| theirs.batch == batch) else {
+            return Err(broken("the peer posted a round that was not accepted"));
+        };
+        let (send, receive): (&[Piece], &[Piece]) = match theirs.op {
+            Op::Read => (&theirs.pieces, &[]),
+            Op::Write => (&[], &theirs.pieces),
+        };
+        // SAFETY: `served` holds the memory and the lease, and is dropped only once the stream was seen idle, or never.
+        let posted = unsafe { self.comm.post(send, receive) };
+        self.posted(posted, OnStream::Theirs(theirs), batch, false)
+    }
+
+    fn posted(&mut self, posted: Result<(), i32>, what: OnStream, batch: u64, mine: bool) -> Result<(), End> {
+        let now = Instant::now();
+        let until = now + self.shared.transfer_timeout;
+        self.flight = Some(Flight { what, until, error_asked: now });
+        self.look = LOOK.0;
+        // Part of the list may have been taken, and the other side waits for the rest: nothing goes on from here.
+        posted.map_err(|code| {
+            End::Broken(failed(self.shared.api, code, "transfer over HCCL", "copies could not be posted"))
+        })?;
+        if self.ends.rank == 0 { self.say(Message::Post { batch, mine }) } else { Ok(()) }
+    }
+
+    fn look_at_stream(&mut self) -> Result<(), End> {
+        let Some(flight) = &mut self.flight else { return Ok(()) };
+        if self.comm.stream().is_idle(self.on).map_err(End::Broken)? {
+            let what = self.flight.take().map(|flight| flight.what);
+            return match what {
+                Some(OnStream::Theirs(theirs)) => self.theirs_ended(theirs),
+                _ => self.ours_ended(),
+            };
+        }
+        let now = Instant::now();
+        if now >= flight.until {
+            return Err(broken("copies do not end: HCCL hangs, restart both processes if it does so again"));
+        }
+        if now >= flight.error_asked + ASK_ERRORS {
+            flight.error_asked = now;
+            if let Some(code) = self.comm.async_error() {
+                let what = "the network failed under it";
+                return Err(End::Broken(failed(self.shared.api, code, "transfer over HCCL", what)));
+            }
+        }
+        Ok(())
+    }
+
+    fn theirs_ended(&mut self, theirs: Theirs) -> Result<(), End> {
+        let Theirs { batch, served, ticket, .. } = theirs;
+        // Its permit first: whoever is told that the lease is over finds it so.
+        drop(served);
+        self.leave(ticket);
+        self.say(Message::Ended { batch })
+    }
+
+    fn ours_ended(&mut self) -> Result<(), End> {
+        if let Some(asked) = &mut self.asked
+            && let Round::Posted { there, .. } = asked.state
+        {
+            asked.state = Round::Posted { here: true, there };
+        }
+        self.advance()
+    }
+
+    /// Our round has ended on both sides: the next one, or the batch's end.
+    fn advance(&mut self) -> Result<(), End> {
+        let over = Round::Posted { here: true, there: true };
+        let Some(mut asked) = self.asked.take_if(|asked| asked.state == over) else { return Ok(()) };
+        asked.moved += asked.pieces.iter().map(|piece| u64::from(piece.len)).sum::<u64>();
+        let whole = asked.moved >= asked.ours.runs.total_bytes();
+        if !whole && !asked.ours.cancelled && self.closing.is_none() && !self.peer_closing {
+            return self.ask_round(asked);
+        }
+        let kind = match whole {
+            true => StatusKind::Completed,
+            false if asked.ours.cancelled => StatusKind::Cancelled,
+            false if self.closing.is_some() => StatusKind::Closed,
+            false => StatusKind::LinkLost,
+        };
+        let forgotten = self.say(Message::Forget { batch: asked.number });
+        self.end(asked.ours, Status::quiet(kind));
+        forgotten
+    }
+
+    /// Gives up what is overdue.
+    fn expire(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        while let Some(at) = self.queue.iter().position(|ours| ours.abandon_at <= now) {
+            if let Some(ours) = self.queue.remove(at) {
+                self.end(ours, Status::quiet(StatusKind::Abandoned));
+            }
+        }
+        if self.asked.as_ref().is_some_and(|asked| asked.ours.abandon_at <= now) {
+            return Err(broken("a transfer was given up, which ends its communicator"));
+        }
+        if self.closing.is_some_and(|until| until <= now) && !self.is_idle() {
+            return Err(broken("copies did not end in time for the link's end"));
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.flight.is_none() && self.asked.is_none() && self.served.is_empty() && self.posts.is_empty()
+    }
+
+    fn may_end(&mut self) -> Result<(), End> {
+        match self.is_idle() {
+            true if self.closing.is_some() => Err(End::Closed),
+            true if self.peer_closing => Err(End::PeerClosed),
+            _ => Ok(()),
+        }
+    }
+
+    fn say(&self, message: Message) -> Result<(), End> {
+        self.sink.say(message.encode()).map_err(End::Broken)
+    }
+
+    fn leave(&self, ticket: Ticket) {
+        let over = self.pins.leave(ticket);
+        over.fenced.into_iter().for_each(|grant| self.sink.fenced(grant));
+        over.withdrawn.into_iter().for_each(|region| self.sink.withdrawn(region));
+    }
+
+    fn end_queue(&mut self, kind: StatusKind) {
+        for ours in std::mem::take(&mut self.queue) {
+            self.end(ours, Status::quiet(kind));
+        }
+    }
+
+    fn end(&self, ours: Ours, status: Status) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        // SAFETY: a side that the status calls quiet is quiet: the batch was never posted, or its last round ended on both
+        // sides' streams.
+        unsafe { ours.done.finish(status) };
+    }
+
+    /// Ends what is left, as far as that can be said now.
+    fn finish(mut self, end: End) -> Ended {
+        self.end_queue(StatusKind::LinkLost);
+        let may_run = |asked: &Asked| matches!(asked.state, Round::Posted { here: false, .. });
+        let mut stuck = None;
+        if let End::Broken(error) = &end {
+            let _ = self.sink.say(Message::Broken(error.message().to_owned()).encode());
+            if self.flight.is_some() {
+                stuck = Some(self.comm.stream().abort(self.on).is_ok());
+            }
+        }
+        let mut in_doubt = stuck.is_some();
+        if let Some(asked) = self.asked.take() {
+            let posted = may_run(&asked);
+            in_doubt |= posted;
+            let overdue = asked.ours.abandon_at <= Instant::now();
+            let kind = if overdue { StatusKind::Abandoned } else { StatusKind::LinkLost };
+            // The peer may have posted its side although we have not ours.
+            let (local, remote) = (if posted { Quiet::AfterClose } else { Quiet::Yes }, Quiet::AfterClose);
+            let native = if let End::Broken(error) = &end { error.native().unwrap_or(0) } else { 0 };
+            self.end(asked.ours, Status { local, remote, ..Status::quiet(kind) }.with_native(native));
+        }
+        let mut served: Vec<_> = self.served.drain(..).collect();
+        let mut held = None;
+        match self.flight.take().map(|flight| flight.what) {
+            Some(OnStream::Theirs(theirs)) => held = Some(theirs),
+            _ if in_doubt => held = served.pop(),
+            _ => {}
+        }
+        for theirs in served {
+            drop(theirs.served);
+            self.leave(theirs.ticket);
+        }
+        let aborted = stuck.unwrap_or(true);
+        Ended { why: end, in_doubt, aborted, held: held.map(|theirs| (theirs.served, theirs.ticket)) }
+    }
+}
+
+/// How a link's work ended.
+pub(super) struct Ended {
+    pub(super) why: End,
+    /// Copies may be under way that no one saw end.
+    pub(super) in_doubt: bool,
+    /// The stream took its abort.
+    pub(super) aborted: bool,
+    /// What the copies in doubt may touch of ours on the peer's behalf.
+    pub(super) held: Option<(Served, Ticket)>,
+}
+
+fn broken(why: &str) -> End {
+    End::Broken(Error::new(ErrorKind::LinkLost, "transfer over HCCL", why))
+}
