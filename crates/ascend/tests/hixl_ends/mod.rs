@@ -39,7 +39,7 @@ pub(crate) fn of(test: &str, cann: &SimCann) -> Option<&'static Simulator> {
 
 /// One engine's HIXL and a region of its NPU.
 pub(crate) struct End {
-    pub(crate) native: Box<dyn Native>,
+    pub(crate) native: Arc<dyn Native>,
     pub(crate) npu: Arc<Npu>,
     pub(crate) memory: Arc<Memory>,
     facts: Offer,
@@ -47,13 +47,19 @@ pub(crate) struct End {
 
 /// A mover from one end, with one region on each side.
 pub(crate) struct Way {
-    pub(crate) mover: Box<dyn Mover>,
+    mover: Box<dyn Mover>,
+    native: Arc<dyn Native>,
     pub(crate) local: u64,
     pub(crate) remote: u64,
 }
 
 impl End {
-    pub(crate) fn open(simulator: &Simulator, device: u32, api: Api, change: impl FnOnce(&mut HixlConfig)) -> Self {
+    pub(crate) fn open(
+        simulator: &Simulator,
+        device: u32,
+        api: Api,
+        change: impl FnOnce(&mut HixlConfig),
+    ) -> Self {
         Self::try_open(simulator, device, api, change).unwrap()
     }
 
@@ -72,16 +78,16 @@ impl End {
         let npu = Npu::open(config, &Limits::default(), &janitor)?;
         let mut config = HixlConfig::of(npu.config());
         change(&mut config);
-        let (native, facts): (Box<dyn Native>, _) = match api {
+        let (native, facts): (Arc<dyn Native>, _) = match api {
             Api::Class => {
                 let native = HixlClass::open(&npu, &config)?;
                 let facts = native.facts().clone();
-                (Box::new(native), facts)
+                (Arc::new(native), facts)
             }
             Api::C => {
                 let native = HixlC::open(&npu, &config)?;
                 let facts = native.facts().clone();
-                (Box::new(native), facts)
+                (Arc::new(native), facts)
             }
         };
         let memory = npu.alloc(REGION as u64)?;
@@ -101,17 +107,21 @@ impl End {
 
 /// Movers for both directions, regions exchanged, not connected.
 pub(crate) fn prepare(one: &End, two: &End) -> (Way, Way) {
-    // The test's own thread does the calls of all threads.
     one.native.enter().unwrap();
-    let mut from = one.native.open(&two.native.offer(), Role::Active).unwrap();
-    let mut to = two.native.open(&one.native.offer(), Role::Passive).unwrap();
-    let ours = from.register(id(0), &one.memory).unwrap();
-    let theirs = to.register(id(0), &two.memory).unwrap();
+    let from = one.native.open(&two.native.offer(), Role::Active).unwrap();
+    two.native.enter().unwrap();
+    let to = two.native.open(&one.native.offer(), Role::Passive).unwrap();
+    let way = |mover, end: &End| {
+        let local = end.memory.device().unwrap().address();
+        Way { mover, native: Arc::clone(&end.native), local, remote: 0 }
+    };
+    let (mut from, mut to) = (way(from, one), way(to, two));
+    let ours = from.mover().register(id(0), &one.memory).unwrap();
+    let theirs = to.mover().register(id(0), &two.memory).unwrap();
     let len = REGION as u64;
-    let remote = from.import(id(0), len, &theirs).unwrap().base;
-    let back = to.import(id(0), len, &ours).unwrap().base;
-    let address = |end: &End| end.memory.device().unwrap().address();
-    (Way { mover: from, local: address(one), remote }, Way { mover: to, local: address(two), remote: back })
+    from.remote = from.mover().import(id(0), len, &theirs).unwrap().base;
+    to.remote = to.mover().import(id(0), len, &ours).unwrap().base;
+    (from, to)
 }
 
 /// The same, the first one connected.
@@ -121,9 +131,25 @@ pub(crate) fn link(one: &End, two: &End) -> (Way, Way) {
     (from, to)
 }
 
+/// What is left of a link is taken down in the order that the link engine keeps.
+impl Drop for Way {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.mover().disconnect(SHORT);
+            (0..16).for_each(|slot| self.mover().deregister(id(slot)).unwrap());
+        }
+    }
+}
+
 impl Way {
+    /// The mover, on a thread that has its device's context from here on: a test's thread plays those of all engines.
+    pub(crate) fn mover(&mut self) -> &mut dyn Mover {
+        self.native.enter().unwrap();
+        &mut *self.mover
+    }
+
     pub(crate) fn connect(&mut self) {
-        assert_eq!(self.mover.connect(SHORT).unwrap(), Connected::New);
+        assert_eq!(self.mover().connect(SHORT).unwrap(), Connected::New);
     }
 
     pub(crate) fn desc(&self, local: u64, remote: u64, len: u64) -> Desc {
@@ -132,7 +158,7 @@ impl Way {
 
     /// Posts and waits for the end.
     pub(crate) fn run(&mut self, op: Op, descs: &[Desc]) -> Result<(), Failure> {
-        let request = match self.mover.post(op, descs) {
+        let request = match self.mover().post(op, descs) {
             Ok(request) => request,
             Err(PostError::Failed(failure)) => return Err(failure),
             Err(PostError::Busy(busy)) => panic!("{busy:?}"),
