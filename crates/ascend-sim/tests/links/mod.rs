@@ -101,9 +101,17 @@ pub(crate) struct Engine {
 
 pub(crate) const CLIENT_SERVER: (&str, &str) = ("LocalCommRes", r#"{"version":"1.3"}"#);
 
-/// A port that was free a moment ago.
+/// A port that nobody listens on. Below those that the kernel hands to outgoing connections, which may take one
+/// between this and its use; each is given once.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let own = (std::process::id() % 100) as u16 * 200;
+        let port = 12_000 + own + NEXT.fetch_add(1, Ordering::Relaxed) % 200;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A port of an NPU's own that no other engine of this state folder takes.
