@@ -2,76 +2,13 @@
 
 mod common;
 
-use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use ascend_sys::acl;
-use common::{WAIT, eventually, npu, simulator};
-use ropeway_ascend::{Event, Npu, Stream, WatchId, Work};
-use ropeway_core::{Error, ErrorKind, Result};
-
-/// A compute stream of the test's, and an event of it.
-fn stream_and_event(npu: &Npu) -> (Stream, Event) {
-    let device = npu.device().clone();
-    npu.device()
-        .call(Work::Slow, "test", move |on| {
-            Ok::<_, Error>((Stream::create(&device, on)?, Event::create(&device, on)?))
-        })
-        .unwrap()
-        .unwrap()
-}
-
-/// A notify that holds streams until it is opened.
-struct Gate {
-    notify: usize,
-    opener: Stream,
-}
-
-impl Gate {
-    fn new(npu: &Npu) -> Self {
-        let functions = npu.device().acl().notify.unwrap();
-        let notify = npu
-            .device()
-            .call(Work::Slow, "test", move |_| {
-                let mut notify: acl::aclrtNotify = null_mut();
-                // SAFETY: writes one pointer to a local.
-                let code = unsafe { (functions.aclrtCreateNotify)(&mut notify, 0) };
-                assert_eq!(code, 0);
-                notify as usize
-            })
-            .unwrap();
-        Self { notify, opener: stream_and_event(npu).0 }
-    }
-
-    /// What follows on `stream` waits.
-    fn close(&self, npu: &Npu, stream: &Stream) {
-        let functions = npu.device().acl().notify.unwrap();
-        let (notify, stream) = (self.notify, stream.raw() as usize);
-        npu.device()
-            .call(Work::Slow, "test", move |_| {
-                // SAFETY: both live as long as the test.
-                let code = unsafe {
-                    (functions.aclrtWaitAndResetNotify)(notify as _, stream as acl::aclrtStream, 0)
-                };
-                assert_eq!(code, 0);
-            })
-            .unwrap();
-    }
-
-    fn open(&self, npu: &Npu) {
-        let functions = npu.device().acl().notify.unwrap();
-        let (notify, stream) = (self.notify, self.opener.raw() as usize);
-        npu.device()
-            .call(Work::Slow, "test", move |_| {
-                // SAFETY: both live as long as the test.
-                let code = unsafe { (functions.aclrtRecordNotify)(notify as _, stream as acl::aclrtStream) };
-                assert_eq!(code, 0);
-            })
-            .unwrap();
-    }
-}
+use common::{Gate, WAIT, eventually, npu, simulator, stream_and_event};
+use ropeway_ascend::{Event, HbmMemory, Npu, Stream, WatchId, Work};
+use ropeway_core::{ErrorKind, Result};
 
 fn record(npu: &Npu, stream: &Stream, event: Event) -> Event {
     let device = npu.device();
@@ -106,6 +43,69 @@ fn a_watched_event_calls_back_once_after_its_stream_has_passed_it() {
     gate.open(&npu);
     ended.recv_timeout(WAIT).unwrap().unwrap();
     assert!(ended.recv_timeout(WAIT).is_err(), "the callback is gone after its one call");
+}
+
+/// What `read` sees of blocks that a kernel writes late, and whether the kernel is over by then.
+fn read_under_a_late_write(
+    simulator: &'static ropeway_testkit::simulator::Simulator,
+    fenced: bool,
+) -> (Vec<u8>, Vec<u8>) {
+    const LEN: usize = 64 << 10;
+    let npu = npu(simulator, 0);
+    let memory = npu.alloc(LEN as u64).unwrap();
+    memory.fill(0, LEN as u64, 0x11).unwrap();
+    let begin = HbmMemory::of(&memory).unwrap().begin();
+    let gate = Gate::new(&npu);
+    let (stream, event) = stream_and_event(&npu);
+    gate.close(&npu, &stream);
+    let on = npu.device().enter().unwrap();
+    simulator.late_write(stream.raw(), begin, LEN, 42, 20);
+    stream.record(&on, &event).unwrap();
+    let (send, posted) = channel();
+    let read = {
+        let memory = memory.clone();
+        move || {
+            let mut bytes = vec![0; LEN];
+            memory.read(0, &mut bytes).unwrap();
+            send.send(bytes).unwrap();
+        }
+    };
+    if fenced {
+        let raw = event.raw();
+        // What would be a post: it may not block the poller, so it goes to a thread of its own.
+        let done = move |outcome: Result<()>| {
+            outcome.unwrap();
+            std::thread::spawn(read);
+        };
+        // SAFETY: the event is the keep-alive.
+        unsafe { npu.watch(raw, Box::new(event), done) }.unwrap();
+        gate.open(&npu);
+    } else {
+        read();
+        gate.open(&npu);
+    }
+    let bytes = posted.recv_timeout(WAIT).unwrap();
+    stream.wait(&on, WAIT).unwrap();
+    (bytes, simulator.pattern(42, LEN))
+}
+
+#[test]
+fn a_post_after_the_event_reads_what_the_late_kernel_wrote() {
+    let Some(simulator) = simulator("late kernel") else { return };
+    let _shared = simulator.shared();
+    let (read, written) = read_under_a_late_write(simulator, true);
+    assert!(read == written, "the kernel's bytes were not all there when its event had fired");
+}
+
+#[test]
+fn a_post_that_waits_for_no_event_reads_what_was_there_before() {
+    let Some(simulator) = simulator("no fence") else { return };
+    let _shared = simulator.shared();
+    let (read, _) = read_under_a_late_write(simulator, false);
+    assert!(
+        read.iter().all(|byte| *byte == 0x11),
+        "without the fence the old bytes are read: the test has teeth"
+    );
 }
 
 #[test]

@@ -12,7 +12,12 @@ pub struct Simulator {
     root: PathBuf,
     state: PathBuf,
     faults: extern "C" fn(*const c_char) -> c_int,
+    late_write: LateWrite,
+    pattern: extern "C" fn(u64, u64) -> u8,
 }
+
+/// Stream, address, length, seed, milliseconds.
+type LateWrite = extern "C" fn(usize, usize, usize, u64, u32) -> c_int;
 
 static RUNNING: OnceLock<Result<Simulator, String>> = OnceLock::new();
 
@@ -53,12 +58,19 @@ impl Simulator {
         if handle.is_null() {
             return Err(format!("{} cannot be opened", library.display()));
         }
-        let configure = symbol(handle, c"ropeway_sim_configure")?;
-        let faults = symbol(handle, c"ropeway_sim_faults")?;
+        // SAFETY: the simulator's functions have these types.
+        let configure: extern "C" fn(*const c_char) -> c_int =
+            unsafe { symbol(handle, c"ropeway_sim_configure") }?;
+        // SAFETY: as above.
+        let faults = unsafe { symbol(handle, c"ropeway_sim_faults") }?;
+        // SAFETY: as above.
+        let late_write = unsafe { symbol(handle, c"ropeway_sim_kernel_late_write") }?;
+        // SAFETY: as above.
+        let pattern = unsafe { symbol(handle, c"ropeway_sim_kernel_pattern") }?;
         let settings = CString::new(format!(r#"{{"state":{:?}}}"#, state.display().to_string()))
             .map_err(|error| error.to_string())?;
         match configure(settings.as_ptr()) {
-            0 => Ok(Self { root, state, faults }),
+            0 => Ok(Self { root, state, faults, late_write, pattern }),
             code => Err(format!("the simulator refuses its settings: {code}")),
         }
     }
@@ -71,6 +83,21 @@ impl Simulator {
     /// The folder that processes share which run on the same simulated machines: for `ROPEWAY_SIM_STATE`.
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// What a model's last layer does to its KV blocks: `len` bytes of device memory at `to` get [`Self::pattern`], `late_ms`
+    /// after the kernel has come to the head of its stream. On a thread with the stream's context.
+    ///
+    /// # Panics
+    /// The simulator refuses it.
+    pub fn late_write(&self, stream: *mut c_void, to: u64, len: usize, seed: u64, late_ms: u32) {
+        let code = (self.late_write)(stream as usize, to as usize, len, seed, late_ms);
+        assert_eq!(code, 0, "the simulator does not launch the kernel");
+    }
+
+    /// The bytes that a late write with this seed leaves.
+    pub fn pattern(&self, seed: u64, len: usize) -> Vec<u8> {
+        (0..len as u64).map(|at| (self.pattern)(seed, at)).collect()
     }
 
     /// For tests that meet no faults.
@@ -106,14 +133,17 @@ impl Drop for Alone {
     }
 }
 
-fn symbol(handle: *mut c_void, name: &CStr) -> Result<extern "C" fn(*const c_char) -> c_int, String> {
+/// # Safety
+/// The function of that name has the type `F`, a function pointer.
+unsafe fn symbol<F: Copy>(handle: *mut c_void, name: &CStr) -> Result<F, String> {
+    assert_eq!(size_of::<F>(), size_of::<*mut c_void>());
     // SAFETY: a handle that is never closed; the address is checked before it is used.
     let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
     if address.is_null() {
         return Err(format!("the simulator has no {}", name.to_string_lossy()));
     }
-    // SAFETY: both functions that are asked for take a C string and give a number.
-    Ok(unsafe { std::mem::transmute::<*mut c_void, extern "C" fn(*const c_char) -> c_int>(address) })
+    // SAFETY: of one size; the caller vouches for the type.
+    Ok(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&address) })
 }
 
 /// Removes state folders whose processes have ended.
