@@ -239,14 +239,12 @@ impl Stage {
             return true;
         }
         let aborted = self.stream.abort(on);
-        let waited = self.stream.wait(on, AFTER_ABORT);
-        // Whatever the work failed with, a wait that ended says that it is over; one that timed out, or a device that does
-        // not answer, says nothing.
-        let ended = |error: &Error| {
-            let class = acl_class(error);
-            error.kind() != ErrorKind::TimedOut && !class.is_none_or(Class::is_device_lost)
-        };
-        aborted.is_ok() && waited.as_ref().err().is_none_or(ended)
+        match (self.stream.wait(on, AFTER_ABORT), aborted) {
+            (Ok(()), _) => true,
+            // What the work failed with, so the stream has passed it. Any other error says nothing about the work.
+            (Err(error), Ok(())) => matches!(acl_class(&error), Some(Class::Aborted | Class::Dma)),
+            (Err(_), Err(_)) => false,
+        }
     }
 
     fn address(&self, at: u64) -> Result<u64> {
