@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use crate::acl::host;
 use crate::config::Timing;
 use crate::context::{self, Context};
 use crate::dma::{Backing, Quiesce};
@@ -122,11 +123,12 @@ impl Anchor {
         Some((Backing::Device(pieces), page))
     }
 
-    /// What backs host memory of this process.
+    /// What backs host memory of this process. On an A2 or A3 only memory that is pinned or registered can be had.
     pub(crate) fn host_backing(&self, start: u64, length: u64) -> Option<Backing> {
         let hbm = &self.runtime.hbm;
         let device = hbm.is_device_address(start) || hbm.is_device_address(start + (length - 1));
-        (!device).then_some(Backing::Host(self.runtime.me.pid))
+        let pinned = self.chip() == Chip::A950 || host::is_pinned(start, length);
+        (!device && pinned).then_some(Backing::Host(self.runtime.me.pid))
     }
 
     /// Where a fault would strike.

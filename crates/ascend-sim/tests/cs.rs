@@ -390,8 +390,7 @@ fn a_failed_batch_latches_its_client_only() {
 fn host_memory_needs_an_endpoint_that_takes_it() {
     machine("a2", "");
     on(0);
-    let memory = vec![0_u8; 4096];
-    let host = CommMem { kind: 1, address: memory.as_ptr() as u64, size: 4096 };
+    let host = CommMem { kind: 1, address: pinned(4096), size: 4096 };
     assert_eq!(Server::new(&[hccs(0)]).register(c"h", &host), Err(PARAM_INVALID));
     assert!(Server::new(&[roce(0)]).register(c"h", &host).is_ok());
 }

@@ -32,8 +32,8 @@ fn engine(device: i32, options: &[(&str, &str)]) -> (Engine, ascend_sim::hbm::Ra
 }
 
 /// Whether the first engine's device memory reaches the other's host memory, which HCCS does not.
-fn reaches_host(near: &Engine, here: &ascend_sim::hbm::Range, far: &Engine, host: &[u8]) -> u32 {
-    let desc = SimHixlDesc { local: here.va, remote: host.as_ptr() as u64, len: 64 };
+fn reaches_host(near: &Engine, here: &ascend_sim::hbm::Range, far: &Engine, host: u64) -> u32 {
+    let desc = SimHixlDesc { local: here.va, remote: host, len: 64 };
     near.sync(far, READ, &[desc], PATIENCE)
 }
 
@@ -90,21 +90,20 @@ fn unregistered_memory_goes_through_buffers_only_where_there_are_some() {
 
 #[test]
 fn two_pods_of_one_node_use_hccs_only_when_they_say_they_are_one_island() {
-    let host = vec![0_u8; 4096];
     for (island, reached) in [("node", PARAM_INVALID), ("pod-b", SUCCESS)] {
         let far_options = endpoints(island, &format!("{},{}", roce(1), hccs(1)));
         let (far, _) = engine(1, &[("LocalCommRes", &far_options)]);
-        far.register(host.as_ptr() as u64, 4096, true).unwrap();
+        let host = pinned(4096);
+        far.register(host, 4096, true).unwrap();
         let near_options = endpoints("node", &format!("{},{}", roce(0), hccs(0)));
         let (near, here) = engine(0, &[("LocalCommRes", &near_options)]);
         assert_eq!(near.connect(&far), SUCCESS);
-        assert_eq!(reaches_host(&near, &here, &far, &host), reached, "{island}");
+        assert_eq!(reaches_host(&near, &here, &far, host), reached, "{island}");
     }
 }
 
 #[test]
 fn the_island_of_generated_endpoints_is_the_host_address_on_an_a2() {
-    let host = vec![0_u8; 4096];
     let (near, here) = engine(0, &[CLIENT_SERVER]);
     on(1);
     let port = device_port();
@@ -112,26 +111,27 @@ fn the_island_of_generated_endpoints_is_the_host_address_on_an_a2() {
         let options = [CLIENT_SERVER, ("GlobalResourceConfig", port.as_str())];
         on(1);
         let far = Engine::try_new(&format!("{ip}:{}", free_port()), &options).unwrap();
-        far.register(host.as_ptr() as u64, 4096, true).unwrap();
+        let host = pinned(4096);
+        far.register(host, 4096, true).unwrap();
         on(0);
         assert_eq!(near.connect(&far), SUCCESS);
-        assert_eq!(reaches_host(&near, &here, &far, &host), reached, "{ip}");
+        assert_eq!(reaches_host(&near, &here, &far, host), reached, "{ip}");
     }
 }
 
 #[test]
 fn a_forced_protocol_is_the_only_one() {
-    let host = vec![0_u8; 4096];
     let forced = |port: String, protocol: &str| {
         port.replace('}', &format!(r#","comm_resource_config.protocol_desc":["{protocol}:device"]}}"#))
     };
     for (protocol, reached) in [("roce", SUCCESS), ("hccs", PARAM_INVALID)] {
         let (a, b) = (forced(device_port(), protocol), forced(device_port(), protocol));
         let (far, _) = engine(1, &[("GlobalResourceConfig", &a)]);
-        far.register(host.as_ptr() as u64, 4096, true).unwrap();
+        let host = pinned(4096);
+        far.register(host, 4096, true).unwrap();
         let (near, here) = engine(0, &[("GlobalResourceConfig", &b)]);
         assert_eq!(near.connect(&far), SUCCESS);
-        assert_eq!(reaches_host(&near, &here, &far, &host), reached, "{protocol}");
+        assert_eq!(reaches_host(&near, &here, &far, host), reached, "{protocol}");
     }
 }
 
@@ -173,19 +173,15 @@ fn two_listeners_on_one_npu_need_ports_of_their_own() {
 
 #[test]
 fn host_and_device_memory_reach_each_other_in_all_directions_over_roce() {
-    let (mut a, mut b) = (vec![1_u8; 65_536], vec![2_u8; 65_536]);
     let (near_roce, far_roce) = (endpoints("node", &roce(0)), endpoints("node", &roce(1)));
     let (far, there) = engine(1, &[("LocalCommRes", &far_roce)]);
-    far.register(b.as_mut_ptr() as u64, 65_536, true).unwrap();
+    let b = pinned(65_536);
+    far.register(b, 65_536, true).unwrap();
     let (near, here) = engine(0, &[("LocalCommRes", &near_roce)]);
-    near.register(a.as_mut_ptr() as u64, 65_536, true).unwrap();
+    let a = pinned(65_536);
+    near.register(a, 65_536, true).unwrap();
     assert_eq!(near.connect(&far), SUCCESS);
-    for (local, remote) in [
-        (here.va, there.va),
-        (here.va, b.as_ptr() as u64),
-        (a.as_ptr() as u64, there.va),
-        (a.as_ptr() as u64, b.as_ptr() as u64),
-    ] {
+    for (local, remote) in [(here.va, there.va), (here.va, b), (a, there.va), (a, b)] {
         for (op, from, to, seed) in [(WRITE, local, remote, 3), (READ, remote, local, 5)] {
             fill(from, 65_536, seed);
             let desc = SimHixlDesc { local, remote, len: 65_536 };
@@ -193,6 +189,17 @@ fn host_and_device_memory_reach_each_other_in_all_directions_over_roce() {
             assert_eq!(bytes(to, 65_536), bytes(from, 65_536));
         }
     }
+}
+
+#[test]
+fn host_memory_must_be_pinned_on_an_a2() {
+    machine("a2", "");
+    on(0);
+    let (engine, plain) = (Engine::cs(), vec![0_u8; 8192]);
+    assert_eq!(engine.register(plain.as_ptr() as u64, 8192, true), Err(PARAM_INVALID));
+    let memory = pinned(8192);
+    assert!(engine.register(memory, 8192, true).is_ok());
+    assert_eq!(engine.register(memory + 4096, 8192, true), Err(PARAM_INVALID), "past its end");
 }
 
 #[test]

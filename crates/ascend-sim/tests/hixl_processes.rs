@@ -33,8 +33,7 @@ fn serve() {
     let engine = Engine::try_new(&format!("{island}:{}", free_port()), &options).unwrap();
     let device = hbm(3, 2 << 20);
     engine.device(&device);
-    let mut host = vec![0_u8; 65_536];
-    let host_at = host.as_mut_ptr() as u64;
+    let host_at = pinned(65_536);
     engine.register(host_at, 65_536, true).unwrap();
     say(&format!("{} {} {host_at}", engine.name.to_str().unwrap(), device.va));
     while let Some(words) = listen() {

@@ -44,6 +44,11 @@ pub(crate) fn state() -> PathBuf {
 
 /// Two machines of eight NPUs; this process is on the first unless `LINKS_NODE` says otherwise.
 pub(crate) fn machine(chip: &str, extra: &str) {
+    machine_of(chip, "9.1.0", extra);
+}
+
+/// The same with libraries of a release.
+pub(crate) fn machine_of(chip: &str, release: &str, extra: &str) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         extern "C" fn clean() {
@@ -57,7 +62,7 @@ pub(crate) fn machine(chip: &str, extra: &str) {
         let devices = devices.join(",");
         let node = std::env::var("LINKS_NODE").unwrap_or_else(|_| "one".to_owned());
         let json = format!(
-            r#"{{"node":"{node}","topology":{{"version":1,"chip":"{chip}","nodes":[{{"name":"one","devices":[{devices}]}},
+            r#"{{"node":"{node}","topology":{{"version":1,"release":"{release}","chip":"{chip}","nodes":[{{"name":"one","devices":[{devices}]}},
                 {{"name":"two","super_pod":1,"devices":[{devices}]}}]}},"state":{:?}{extra}}}"#,
             state()
         );
@@ -76,6 +81,13 @@ pub(crate) fn hbm(device: i32, bytes: u64) -> Range {
     let runtime = runtime().unwrap();
     let bytes = bytes.next_multiple_of(Page::Huge.bytes());
     runtime.hbm.alloc(runtime.key(device).unwrap(), bytes, bytes, Page::Huge).unwrap()
+}
+
+/// Pinned host memory, all zeros.
+pub(crate) fn pinned(bytes: u64) -> u64 {
+    let mut at = 0;
+    assert_eq!(ascend_sim::acl::host::sim_aclrtMallocHost(Out::from(&mut at), bytes as usize), 0);
+    at as u64
 }
 
 /// Writes a pattern that `seed` tells apart.
