@@ -6,6 +6,7 @@ use ropeway_core::{Error, ErrorKind, Limits, Result};
 use ropeway_transport::{Transport, TransportKind};
 
 use super::Npu;
+use crate::hccl::Hccl;
 use crate::hixl::{HixlC, HixlClass, HixlConfig};
 use crate::link::{DeviceTransport, Native, Timing};
 
@@ -17,6 +18,7 @@ impl Npu {
     pub fn transport(self: &Arc<Self>, kind: TransportKind, limits: &Limits) -> Result<Arc<dyn Transport>> {
         let native: Arc<dyn Native> = match kind {
             TransportKind::Hixl => self.hixl()?,
+            TransportKind::Hccl => return Ok(Hccl::open(self, limits)?),
             _ => {
                 let text = format!("{kind} is no transport between devices");
                 return Err(Error::new(ErrorKind::Unsupported, "open transport", text));
