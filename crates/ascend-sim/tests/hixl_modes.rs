@@ -66,6 +66,18 @@ fn communicator_mode_does_not_link_one_npu_to_itself() {
 }
 
 #[test]
+fn links_are_limited() {
+    let (far, _) = engine(1, &[DIRECT]);
+    let (other, _) = engine(2, &[DIRECT]);
+    let one = device_port().replace('}', r#","channel_pool.max_channel":"1"}"#);
+    let (near, _) = engine(0, &[DIRECT, ("GlobalResourceConfig", &one)]);
+    assert_eq!(near.connect(&far), SUCCESS);
+    assert_eq!(near.connect(&other), RESOURCE_EXHAUSTED);
+    assert_eq!(near.disconnect(&far), SUCCESS);
+    assert_eq!(near.connect(&other), SUCCESS);
+}
+
+#[test]
 fn engines_of_different_kinds_do_not_link() {
     let (far, _) = engine(1, &[DIRECT]);
     let (near, _) = engine(0, &[CLIENT_SERVER]);

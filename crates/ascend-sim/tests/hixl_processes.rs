@@ -20,6 +20,7 @@ fn a_part_for_another_process() {
         Some("server") => serve(),
         Some("bare") => bare(),
         Some("client") => write_for_ever(),
+        Some("two") => two_here(),
         _ => {}
     }
 }
@@ -213,4 +214,28 @@ fn bare() {
 fn generated_endpoints_need_hccn_conf() {
     let mut child = Child::new("a_part_for_another_process", "bare", "one");
     assert_eq!(child.hear(), ["103900", "0", "0"]);
+}
+
+/// Two engines of one island: whether the one's device memory reaches the other's host memory, which HCCS does not.
+fn two_here() {
+    machine("a2", "");
+    on(6);
+    let far = Engine::cs();
+    let host = pinned(4096);
+    far.register(host, 4096, true).unwrap();
+    on(7);
+    let (near, here) = (Engine::cs(), hbm(7, 1));
+    near.device(&here);
+    assert_eq!(near.connect(&far), SUCCESS);
+    let desc = [SimHixlDesc { local: here.va, remote: host, len: 64 }];
+    say(&near.sync(&far, READ, &desc, PATIENCE).to_string());
+}
+
+#[test]
+fn a_variable_forces_roce_inside_an_island() {
+    for (value, expected) in [("0", "103900"), ("1", "0")] {
+        let variables = [("HCCL_INTRA_ROCE_ENABLE", value)];
+        let mut child = Child::with("a_part_for_another_process", "two", "two", &variables);
+        assert_eq!(child.hear(), [expected], "HCCL_INTRA_ROCE_ENABLE={value}");
+    }
 }

@@ -323,12 +323,18 @@ pub(crate) struct Child {
 impl Child {
     /// Starts the test `test` of this binary in the part `part` on a node.
     pub(crate) fn new(test: &str, part: &str, node: &str) -> Self {
+        Self::with(test, part, node, &[])
+    }
+
+    /// The same with more variables.
+    pub(crate) fn with(test: &str, part: &str, node: &str, variables: &[(&str, &str)]) -> Self {
         use std::io::BufRead;
         use std::process::{Command, Stdio};
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
             .env("LINKS_PART", part)
             .env("LINKS_NODE", node)
+            .envs(variables.iter().copied())
             .env("ROPEWAY_SIM_STATE", state())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
