@@ -59,9 +59,11 @@ fn an_asynchronous_copy_is_so_only_with_pinned_host_memory() {
     let (at, stream) = (malloc(4096, NORMAL_ONLY).unwrap(), stream());
     let mut pinned = 0_usize;
     assert_eq!(sim_aclrtMallocHost(Out::from(&mut pinned), 64), OK);
-    late_fill(stream, at, 64, 7, 150);
+    let held = hold(stream);
+    late_fill(stream, at, 64, 7, 0);
     assert_eq!(memcpy_async(pinned, at, 64, D2H, stream), OK);
     assert!(!idle(stream), "with pinned memory the call does not wait");
+    held.let_go();
     let mut pageable = [0_u8; 64];
     assert_eq!(memcpy_async(pageable.as_mut_ptr() as usize, at, 64, D2H, stream), OK);
     assert!(idle(stream), "with pageable memory it waits for the copy and all before it");

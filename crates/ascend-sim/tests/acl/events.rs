@@ -22,9 +22,11 @@ fn old_status(event: usize) -> u32 {
 fn the_two_queries_of_an_event_say_the_opposite() {
     on(0);
     let (at, stream, event) = (malloc(64, NORMAL_ONLY).unwrap(), stream(), event(0));
-    late_fill(stream, at, 64, 1, 60);
+    let held = hold(stream);
+    late_fill(stream, at, 64, 1, 0);
     assert_eq!(sim_aclrtRecordEvent(event, stream), OK);
     assert_eq!((status(event), old_status(event)), (0, 1));
+    held.let_go();
     assert_eq!(sim_aclrtSynchronizeEvent(event), OK);
     assert_eq!((status(event), old_status(event)), (1, 0));
     assert_eq!(get_bytes(at, 64), [1; 64], "what was before the event is there");
@@ -46,9 +48,11 @@ fn an_event_recorded_again_is_not_ready_again() {
     let (at, stream, event) = (malloc(64, NORMAL_ONLY).unwrap(), stream(), event(0));
     assert_eq!(sim_aclrtRecordEvent(event, stream), OK);
     assert_eq!(sim_aclrtSynchronizeEvent(event), OK);
-    late_fill(stream, at, 64, 1, 60);
+    let held = hold(stream);
+    late_fill(stream, at, 64, 1, 0);
     assert_eq!(sim_aclrtRecordEvent(event, stream), OK);
     assert_eq!(status(event), 0);
+    held.let_go();
     assert_eq!(sync(stream), OK);
     assert_eq!(status(event), 1);
     assert_eq!(free(at), OK);
@@ -58,12 +62,14 @@ fn an_event_recorded_again_is_not_ready_again() {
 fn a_stream_waits_for_an_event_of_another() {
     on(0);
     let (at, first, second, event) = (malloc(64, NORMAL_ONLY).unwrap(), stream(), stream(), event(0));
-    late_fill(first, at, 64, 1, 60);
+    let held = hold(first);
+    late_fill(first, at, 64, 1, 0);
     assert_eq!(sim_aclrtRecordEvent(event, first), OK);
     assert_eq!(sim_aclrtStreamWaitEvent(second, event), OK);
     late_fill(second, at, 32, 2, 0);
     let mut waits = 9;
     assert_eq!((sim_aclrtQueryEventWaitStatus(event, Out::from(&mut waits)), waits), (OK, 1));
+    held.let_go();
     assert_eq!(sync(second), OK);
     assert_eq!((get_bytes(at, 32), get_bytes(at + 32, 32)), (vec![2; 32], vec![1; 32]));
     assert_eq!((sim_aclrtQueryEventWaitStatus(event, Out::from(&mut waits)), waits), (OK, 0));

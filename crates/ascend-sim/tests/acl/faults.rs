@@ -60,13 +60,10 @@ fn a_lost_device_fails_every_call_and_reads_as_abnormal() {
 fn work_under_way_on_a_lost_device_ends_with_its_code() {
     on(4);
     let (at, stream) = (malloc(64, NORMAL_ONLY).unwrap(), stream());
-    late_fill(stream, at, 64, 1, 50);
-    assert_eq!(memcpy_async(at, at, 8, D2D, stream), OK);
-    {
-        let _script = script("device_lost device=4");
-        assert_eq!(malloc(64, NORMAL_ONLY), Err(507_010));
-        std::thread::sleep(std::time::Duration::from_millis(150));
-    }
+    let held = hold(stream);
+    assert_eq!(memcpy_async(at + 8, at, 8, D2D, stream), OK);
+    let _script = script("device_lost device=4 op=aclrtMemcpyAsync");
+    held.let_go();
     assert_eq!(sync(stream), 507_010);
     assert_eq!(free(at), OK);
 }
@@ -99,7 +96,7 @@ fn a_late_completion_still_writes_after_the_timeout() {
     on(3);
     let (at, stream) = (malloc(64, NORMAL_ONLY).unwrap(), stream());
     put_bytes(at, &[7; 32]);
-    let _script = script("late_completion device=3 ms=80 count=1");
+    let _script = script("late_completion device=3 ms=2000 count=1");
     assert_eq!(memcpy_async(at + 32, at, 32, D2D, stream), OK);
     assert_eq!(sim_aclrtSynchronizeStreamWithTimeout(stream, 1), 507_046);
     assert_eq!(get_bytes(at + 32, 32), [0; 32]);

@@ -66,7 +66,7 @@ fn huge_first_takes_huge_pages_only_above_one_mebibyte() {
 
 #[test]
 fn an_a2_adds_32_bytes_so_that_two_mebibytes_take_two_huge_pages() {
-    on(1);
+    on(8);
     let before = room();
     let at = malloc(2 * MIB, HUGE_ONLY).unwrap();
     assert_eq!(before.0 - room().0, 4 * MIB);

@@ -50,7 +50,7 @@ fn a_child_writes_late() {
     let Some(mut hear) = as_child("processes::a_child_writes_late") else { return };
     on(5);
     let at = malloc(4096, NORMAL_ONLY).unwrap();
-    assert_eq!(ropeway_sim_kernel_late_write(stream(), at, 64, 1, 300), OK);
+    assert_eq!(ropeway_sim_kernel_late_write(stream(), at, 64, 1, 2000), OK);
     tell("launched");
     let _ = hear.next();
 }
@@ -62,7 +62,7 @@ fn what_a_killed_process_had_launched_is_never_written() {
     other.kill();
     on(5);
     let at = malloc(4096, NORMAL_ONLY).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(400));
+    std::thread::sleep(std::time::Duration::from_millis(2500));
     assert_ne!(pattern(1, 0), 0);
     assert_eq!(get_bytes(at, 64), [0; 64]);
     assert_eq!(free(at), OK);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use ascend_sim::acl::{copy, device, event, init, kernel, memory, stream};
+use ascend_sim::acl::{copy, device, event, init, kernel, memory, notify, stream};
 use ascend_sim::ffi::{In, Out, Text};
 use ascend_sim::runtime::{ropeway_sim_configure, ropeway_sim_faults};
 
@@ -23,12 +23,13 @@ pub(crate) const MIB: usize = 1 << 20;
 const STATE: &str = "ROPEWAY_SIM_TEST_STATE";
 const ROLE: &str = "ROPEWAY_SIM_TEST_ROLE";
 
-/// Configures this process once: one A2 machine with eight devices, 1 GiB each but the first.
+/// Configures this process once: one A2 machine with nine devices, 1 GiB each but the first. Tests that count
+/// memory have one of their own: 2, 6 and 8.
 pub(crate) fn machine() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let state = std::env::var_os(STATE).map_or_else(fresh, PathBuf::from);
-        let devices: Vec<String> = (0..8)
+        let devices: Vec<String> = (0..9)
             .map(|id| format!(r#"{{"physical":{id},"hbm_mib":{}}}"#, if id == 0 { 65_536 } else { 1024 }))
             .collect();
         let json = format!(
@@ -217,6 +218,24 @@ pub(crate) fn get_bytes(at: usize, len: usize) -> Vec<u8> {
 /// Fills device memory after a while.
 pub(crate) fn late_fill(stream: usize, at: usize, len: usize, value: u8, ms: u32) {
     assert_eq!(kernel::ropeway_sim_kernel_fill(stream, at, len, value, ms), OK);
+}
+
+/// Holds what is submitted to a stream from now on, however long, until it is let go.
+pub(crate) struct Held {
+    notify: usize,
+}
+
+pub(crate) fn hold(stream: usize) -> Held {
+    let mut notify = 0;
+    assert_eq!(notify::sim_aclrtCreateNotify(Out::from(&mut notify), 0), OK);
+    assert_eq!(notify::sim_aclrtWaitAndResetNotify(notify, stream, 0), OK);
+    Held { notify }
+}
+
+impl Held {
+    pub(crate) fn let_go(self) {
+        assert_eq!(notify::sim_aclrtRecordNotify(self.notify, stream()), OK);
+    }
 }
 
 /// The pending error text of this thread.

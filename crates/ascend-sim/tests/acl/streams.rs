@@ -18,10 +18,12 @@ fn query(stream: usize) -> u32 {
 fn work_on_a_stream_is_asynchronous_and_in_order() {
     on(0);
     let (at, stream) = (malloc(64, NORMAL_ONLY).unwrap(), stream());
-    late_fill(stream, at, 64, 1, 60);
+    let held = hold(stream);
+    late_fill(stream, at, 64, 1, 20);
     late_fill(stream, at, 32, 2, 0);
     assert_eq!(query(stream), 1);
     assert_eq!(get_bytes(at, 64), [0; 64], "nothing was written yet");
+    held.let_go();
     assert_eq!(sync(stream), OK);
     assert_eq!(query(stream), 0);
     assert_eq!((get_bytes(at, 32), get_bytes(at + 32, 32)), (vec![2; 32], vec![1; 32]));
@@ -32,8 +34,10 @@ fn work_on_a_stream_is_asynchronous_and_in_order() {
 fn a_late_write_puts_its_pattern_at_the_end_of_its_delay() {
     on(0);
     let (at, to, stream) = (malloc(4096, NORMAL_ONLY).unwrap(), malloc(4096, NORMAL_ONLY).unwrap(), stream());
-    assert_eq!(ropeway_sim_kernel_late_write(stream, at, 200, 42, 80), OK);
+    let held = hold(stream);
+    assert_eq!(ropeway_sim_kernel_late_write(stream, at, 200, 42, 5), OK);
     assert_eq!(get_bytes(at, 200), [0; 200]);
+    held.let_go();
     assert_eq!(ropeway_sim_kernel_copy(stream, to, at, 200, 0), OK);
     assert_eq!(ropeway_sim_kernel_copy2d(stream, to + 1000, 8, at, 100, 8, 2, 0), OK);
     assert_eq!(sync(stream), OK);
@@ -47,9 +51,11 @@ fn a_late_write_puts_its_pattern_at_the_end_of_its_delay() {
 fn a_synchronize_that_times_out_leaves_the_work_going() {
     on(0);
     let (at, stream) = (malloc(64, NORMAL_ONLY).unwrap(), stream());
-    late_fill(stream, at, 64, 3, 100);
+    let held = hold(stream);
+    late_fill(stream, at, 64, 3, 0);
     assert_eq!(sim_aclrtSynchronizeStreamWithTimeout(stream, 1), 507_046);
     assert_eq!(sim_aclrtSynchronizeStreamWithTimeout(stream, -2), 107_000);
+    held.let_go();
     assert_eq!(sync(stream), OK);
     assert_eq!(get_bytes(at, 64), [3; 64]);
     assert_eq!(free(at), OK);
