@@ -80,6 +80,13 @@ pub fn opened() -> Option<&'static Runtime> {
     RUNTIME.get()
 }
 
+/// Whether this process was forked from one that uses the devices: none of their threads is here, and any lock may be
+/// held for ever.
+#[must_use]
+pub fn is_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
 impl Runtime {
     fn open(config: Config) -> Done<Self> {
         let topology = Arc::new(config.topology.clone());

@@ -415,3 +415,31 @@ fn engines_have_names_that_c_strings_carry() {
     let engine = Engine::try_new(name.to_str().unwrap(), &[CLIENT_SERVER]);
     assert!(engine.is_ok());
 }
+
+#[test]
+fn a_forked_child_can_call_and_leave() {
+    let two = Two::linked(&[CLIENT_SERVER]);
+    let desc = [two.desc(0, 64)];
+    // SAFETY: the child calls only functions that refuse at once in a forked process, and leaves.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = [
+            sim_hixl_connect(two.near.handle, two.far.name(), 100),
+            sim_hixl_transfer_sync(two.near.handle, two.far.name(), WRITE, In::from(&desc[..]), 1, 100),
+            sim_hixl_deregister_mem(two.near.handle, 16),
+        ];
+        sim_hixl_destroy(two.near.handle);
+        sim_hixl_destroy(two.far.handle);
+        let code = i32::from(refused != [FAILED; 3]);
+        // SAFETY: ends the child without running anything of the parent's.
+        unsafe { libc::_exit(code) };
+    }
+    assert!(child > 0);
+    let mut status = -1;
+    eventually(|| {
+        // SAFETY: a plain call on a child of ours.
+        unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) == child }
+    });
+    assert_eq!(status, 0);
+    assert_eq!(two.near.sync(&two.far, WRITE, &desc, PATIENCE), SUCCESS);
+}

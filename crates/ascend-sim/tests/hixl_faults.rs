@@ -41,7 +41,7 @@ fn pieces(two: &Two) -> Vec<SimHixlDesc> {
 fn bytes_keep_arriving_after_a_timeout() {
     let two = Two::linked(&[CLIENT_SERVER]);
     let descs = pieces(&two);
-    let _script = strike(&two.far, "late_completion ms=400");
+    let _script = strike(&two.far, "late_completion ms=2000");
     assert_eq!(two.near.sync(&two.far, WRITE, &descs, 100), TIMEOUT);
     let then = arrived(&two);
     assert!(then < 1 << 20, "{then}");
@@ -54,45 +54,46 @@ fn an_asynchronous_request_that_is_late_waits_and_completes() {
     let two = Two::linked(&[CLIENT_SERVER]);
     let descs = pieces(&two);
     let start = Instant::now();
-    let _script = strike(&two.far, "late_completion ms=150 count=1");
+    let _script = strike(&two.far, "late_completion ms=1000 count=1");
     let request = two.near.post(&two.far, WRITE, &descs, 0).unwrap();
     assert_eq!(two.near.status(request), (SUCCESS, WAITING));
     assert_eq!(two.near.end(request), COMPLETED);
-    assert!(start.elapsed() >= Duration::from_millis(150));
+    assert!(start.elapsed() >= Duration::from_millis(1000));
 }
 
 #[test]
 fn disconnect_quiets_by_default() {
     let two = Two::linked(&[CLIENT_SERVER]);
     let descs = pieces(&two);
-    let _script = strike(&two.far, "late_completion ms=300");
+    let _script = strike(&two.far, "late_completion ms=2000");
     let request = two.near.post(&two.far, WRITE, &descs, 0).unwrap();
     eventually(|| arrived(&two) > 0);
     assert_eq!(two.near.disconnect(&two.far), SUCCESS);
     let then = arrived(&two);
     assert_eq!(two.near.status(request), (PARAM_INVALID, REQUEST_FAILED), "no longer known");
-    std::thread::sleep(Duration::from_millis(400));
+    std::thread::sleep(Duration::from_millis(2000));
     assert_eq!(arrived(&two), then);
     assert!(then < 1 << 20);
 }
 
 #[test]
 fn disconnect_can_be_late_or_quiet_nothing() {
-    for (mode, all) in [("destroy_quiesces=late ms=150", false), ("destroy_quiesces=no", true)] {
+    for (mode, all) in [("destroy_quiesces=late ms=300", false), ("destroy_quiesces=no", true)] {
         let two = Two::linked(&[CLIENT_SERVER]);
         let descs = pieces(&two);
         let far = two.far.name.to_str().unwrap();
-        let _script = faults(&format!("late_completion ms=600 remote={far}; {mode} remote={far}"));
+        let _script = faults(&format!("late_completion ms=2000 remote={far}; {mode} remote={far}"));
         two.near.post(&two.far, WRITE, &descs, 0).unwrap();
         eventually(|| arrived(&two) > 0);
         assert_eq!(two.near.disconnect(&two.far), SUCCESS);
         let then = arrived(&two);
         eventually(|| arrived(&two) > then);
-        std::thread::sleep(Duration::from_millis(if all { 700 } else { 250 }));
-        let later = arrived(&two);
-        assert_eq!(later == 1 << 20, all, "{mode}: {later}");
-        std::thread::sleep(Duration::from_millis(200));
-        assert_eq!(arrived(&two), later, "{mode}");
+        if all {
+            eventually(|| arrived(&two) == 1 << 20);
+        } else {
+            std::thread::sleep(Duration::from_millis(2200));
+            assert!(arrived(&two) < 1 << 20);
+        }
     }
 }
 

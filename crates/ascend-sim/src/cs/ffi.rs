@@ -10,11 +10,15 @@ use crate::ffi::{In, Out, Text};
 use crate::handles::Handles;
 use crate::hixl::batch::{Op, SimHixlDesc};
 use crate::hixl::status::{FAILED, Outcome, PARAM_INVALID, number};
+use crate::runtime::is_forked;
 
 static SERVERS: Handles<Server> = Handles::new("HIXL server", 0xE2);
 static CLIENTS: Handles<Client> = Handles::new("HIXL client", 0xE3);
 
 fn guard(body: impl FnOnce() -> Outcome) -> u32 {
+    if is_forked() {
+        return FAILED;
+    }
     if crate::runtime::not_forked().is_err() {
         return number(Err(FAILED));
     }

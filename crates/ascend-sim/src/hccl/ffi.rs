@@ -12,11 +12,15 @@ use super::{Outcome, rendezvous};
 use crate::anchor::{self, Anchor};
 use crate::ffi::{In, Out, Text};
 use crate::handles::Handles;
+use crate::runtime::is_forked;
 use crate::topology::Chip;
 
 static COMMS: Handles<Comm> = Handles::new("communicator", 0xE4);
 
 fn guard(body: impl FnOnce() -> Outcome) -> u32 {
+    if is_forked() {
+        return INTERNAL;
+    }
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(INTERNAL)).err().unwrap_or(SUCCESS)
 }
 

@@ -215,6 +215,9 @@ impl Post<'_> {
         if let Some(hit) = hit("refuse") {
             return Err(hit.code(FAILED.cast_signed()).cast_unsigned());
         }
+        if let Some(hit) = hit("stall") {
+            std::thread::sleep(hit.ms(100));
+        }
         let mut takes = batch.takes;
         if let Some(hit) = hit("slow") {
             // Posting itself is slow, whoever waits for what.

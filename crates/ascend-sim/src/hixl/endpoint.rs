@@ -111,6 +111,8 @@ pub(crate) struct Identity {
     pub(crate) name: String,
     /// Its process.
     pub(crate) process: i32,
+    /// Its release: the real control messages differ between releases.
+    pub(crate) release: (u32, u32),
     /// Its device.
     pub(crate) device: DeviceKey,
     /// Its chip.
@@ -181,7 +183,7 @@ const BETWEEN: [(Protocol, Placement); 4] = [
 pub(crate) fn choose(near: &Identity, far: &Identity, intra_roce: bool, machines: &Topology) -> Option<Way> {
     let scope = if near.device.server == far.device.server { Scope::OneHost } else { Scope::TwoHosts };
     let way = |link, mode| Way { link, chip: near.chip, mode, scope };
-    if near.mode != far.mode {
+    if near.mode != far.mode || near.release != far.release {
         return None;
     }
     let reach = machines.reach(near.device, far.device);

@@ -75,6 +75,7 @@ impl Engine {
         let identity = Identity {
             name: name.to_owned(),
             process: anchor.process(),
+            release: anchor.release(),
             device: anchor.device(),
             chip: anchor.chip(),
             mode,

@@ -12,6 +12,7 @@ use super::status::{ALREADY_CONNECTED, FAILED, Outcome, PARAM_INVALID, number, t
 use crate::anchor;
 use crate::ffi::{In, Out, Text};
 use crate::handles::Handles;
+use crate::runtime::is_forked;
 
 /// What a C++ object holds: an engine from `Initialize` to `Finalize`.
 #[derive(Default)]
@@ -40,6 +41,9 @@ pub type EachLink = extern "C" fn(*mut c_void, *const c_char, u32);
 
 /// Runs the body of an exported function; a panic becomes FAILED.
 fn guard(body: impl FnOnce() -> Outcome) -> u32 {
+    if is_forked() {
+        return FAILED;
+    }
     if crate::runtime::not_forked().is_err() {
         return number(Err(FAILED));
     }
@@ -66,13 +70,16 @@ fn bytes(given: In<u8>, length: usize) -> Outcome<Vec<u8>> {
     given.to_vec(length).map_err(|_| PARAM_INVALID)
 }
 
-/// Makes an engine that is not initialised.
+/// Makes an engine that is not initialised; 0, which no other call takes, in a forked process.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_hixl_create() -> usize {
     let mut made = 0;
-    let _kept = SHELLS.add(|handle| {
-        made = handle;
-        Shell::default()
+    guard(|| {
+        let _kept = SHELLS.add(|handle| {
+            made = handle;
+            Shell::default()
+        });
+        Ok(())
     });
     made
 }
@@ -81,7 +88,7 @@ pub extern "C" fn sim_hixl_create() -> usize {
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_hixl_destroy(shell: usize) {
     sim_hixl_finalize(shell);
-    let _ = SHELLS.remove(shell);
+    guard(|| SHELLS.remove(shell).map(drop).map_err(|_| PARAM_INVALID));
 }
 
 /// `Initialize`.

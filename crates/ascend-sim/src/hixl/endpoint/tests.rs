@@ -13,6 +13,7 @@ fn identity(machines: &Topology, mode: Engine, net_instance: &str, server: u32, 
     Identity {
         name: format!("127.0.0.1:{server}{physical}"),
         process: 1,
+        release: (9, 1),
         device,
         chip: node.chip(),
         mode,
@@ -70,6 +71,14 @@ fn engines_of_different_kinds_do_not_link() {
     let machines = machines(Chip::A2);
     let near = identity(&machines, Engine::ClientServer, "a", 0, 0);
     let far = identity(&machines, Engine::Communicator, "a", 0, 1);
+    assert_eq!(link(&machines, &near, &far), None);
+}
+
+#[test]
+fn releases_do_not_mix() {
+    let machines = machines(Chip::A2);
+    let near = identity(&machines, Engine::Communicator, "", 0, 0);
+    let far = Identity { release: (9, 0), ..identity(&machines, Engine::Communicator, "", 0, 1) };
     assert_eq!(link(&machines, &near, &far), None);
 }
 
