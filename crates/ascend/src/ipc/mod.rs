@@ -11,7 +11,7 @@ mod process;
 mod rows;
 mod slots;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ropeway_core::{Error, ErrorKind, Result};
@@ -20,7 +20,6 @@ use ropeway_transport::{Memory, Role, TransportKind};
 use crate::hbm::HUGE_PAGE;
 use crate::link::{Mover, MoverLimits, Native};
 use crate::npu::Npu;
-use keys::Keys;
 use mover::IpcMover;
 use offer::Offer;
 use process::Process;
@@ -44,7 +43,7 @@ impl Default for IpcConfig {
 pub struct Ipc {
     npu: Arc<Npu>,
     offer: Offer,
-    keys: Arc<Mutex<Keys>>,
+    config: IpcConfig,
     slots: Arc<Slots>,
 }
 
@@ -55,12 +54,7 @@ impl Ipc {
     /// `Unsupported`: this AscendCL has no events, by which ends are known.
     pub fn new(npu: &Arc<Npu>, config: IpcConfig) -> Result<Self> {
         crate::event::events(npu.device().acl())?;
-        Ok(Self {
-            offer: Offer::of(npu)?,
-            keys: Arc::new(Mutex::new(Keys::new(npu.device().clone(), config.check_process))),
-            slots: Slots::new(npu.device().clone()),
-            npu: npu.clone(),
-        })
+        Ok(Self { offer: Offer::of(npu)?, config, slots: Slots::new(npu.device().clone()), npu: npu.clone() })
     }
 }
 

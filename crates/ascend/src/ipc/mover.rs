@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ascend_sys::acl;
@@ -11,7 +11,7 @@ use ropeway_core::{Error, ErrorKind, Op, RegionId, Result};
 use ropeway_transport::Memory;
 
 use super::Ipc;
-use super::keys::{Key, Keys, bound, read_key};
+use super::keys::{Given, Key, bound, close, open, read_key};
 use super::offer::Offer;
 use super::process::Process;
 use super::rows::{Rows, rows};
@@ -28,7 +28,7 @@ const BY_KEY: u8 = 1;
 
 pub(super) struct IpcMover {
     device: Arc<Device>,
-    keys: Arc<Mutex<Keys>>,
+    check_process: bool,
     slots: Arc<Slots>,
     peer: Offer,
     /// The peer is an engine of this process: addresses are good for both.
@@ -47,11 +47,11 @@ pub(super) struct IpcMover {
     plain_only: bool,
 }
 
-struct Registered {
-    keyed: bool,
-    /// A neighbour uses it by its address.
-    #[expect(dead_code, reason = "held for its drop")]
-    memory: Arc<Memory>,
+/// A region of ours, kept until it is deregistered.
+enum Registered {
+    /// A neighbour uses it by its address, or nobody does.
+    ByAddress(#[expect(dead_code, reason = "held for its drop")] Arc<Memory>),
+    ByKey(Given),
 }
 
 struct Flying {
@@ -64,7 +64,7 @@ impl IpcMover {
     pub(super) fn new(ipc: &Ipc, peer: Offer, neighbour: bool, process: Option<Process>) -> Self {
         Self {
             device: ipc.npu.device().clone(),
-            keys: ipc.keys.clone(),
+            check_process: ipc.config.check_process,
             slots: ipc.slots.clone(),
             other_device: !peer.is_same_device(&ipc.offer),
             peer,
@@ -77,10 +77,6 @@ impl IpcMover {
             lost: false,
             plain_only: ipc.npu.device().acl().memcpy_2d.is_none(),
         }
-    }
-
-    fn keys(&self) -> MutexGuard<'_, Keys> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets our device reach the neighbour's.
@@ -181,24 +177,26 @@ unsafe impl Mover for IpcMover {
             Error::new(ErrorKind::Unsupported, "register", text)
         })?;
         let mut out = BytesMut::new();
-        if self.neighbour {
+        let registered = if self.neighbour {
             out.put_u8(BY_ADDRESS);
             out.put_u64_le(hbm.begin());
+            Registered::ByAddress(Arc::clone(memory))
         } else {
-            let (key, offset) = self.keys().give(region, memory, self.peer.bare_tgid)?;
+            let pid = self.check_process.then_some(self.peer.bare_tgid);
+            let given = Given::new(&bound(&self.device)?, memory, pid)?;
             out.put_u8(BY_KEY);
-            out.put_u64_le(offset);
-            out.put_slice(&key);
-        }
-        let registered = Registered { keyed: !self.neighbour, memory: Arc::clone(memory) };
+            out.put_u64_le(given.offset);
+            out.put_slice(&given.key);
+            Registered::ByKey(given)
+        };
         self.registered.insert(region, registered);
         Ok(out.freeze())
     }
 
     fn deregister(&mut self, region: RegionId) -> Result<()> {
         match self.registered.remove(&region) {
-            Some(registered) if registered.keyed => self.keys().take_back(region),
-            _ => Ok(()),
+            Some(Registered::ByKey(given)) => given.take_back(&bound(&self.device)?),
+            Some(Registered::ByAddress(_)) | None => Ok(()),
         }
     }
 
@@ -212,7 +210,7 @@ unsafe impl Mover for IpcMover {
             BY_ADDRESS if self.neighbour && rest.is_empty() => word,
             BY_KEY if !self.neighbour => {
                 let key = read_key(rest).ok_or_else(malformed)?;
-                let address = self.keys().open(&key, self.other_device)?;
+                let address = open(&bound(&self.device)?, &key, self.other_device)?;
                 self.imported.insert(region, key);
                 address.checked_add(word).ok_or_else(malformed)?
             }
@@ -224,7 +222,7 @@ unsafe impl Mover for IpcMover {
 
     fn release(&mut self, region: RegionId) -> Result<()> {
         let Some(key) = self.imported.remove(&region) else { return Ok(()) };
-        self.keys().let_go(&key)
+        close(&bound(&self.device)?, &key)
     }
 
     fn connect(&mut self, _: Duration) -> Result<Connected> {
@@ -318,6 +316,12 @@ impl Drop for IpcMover {
         // After `disconnect` there is none. Before, the engine knows nothing of their end.
         for (_, flying) in self.flying.drain() {
             self.slots.lose(flying.slot);
+        }
+        // Keys that were not closed keep their memory: a peer may have it mapped.
+        for (_, registered) in self.registered.drain() {
+            if let Registered::ByKey(given) = registered {
+                std::mem::forget(given);
+            }
         }
     }
 }

@@ -108,6 +108,13 @@ impl Flight {
         self.op == Op::Read && self.posted && !self.probe
     }
 
+    /// Whether its owner is to be asked for its word before it ends: of whole reads, and of those that the caller cancelled or
+    /// the library refused half way, so that what came may be left in place.
+    pub(super) fn wants_word(&self) -> bool {
+        let asks = |end: Status| matches!(end.kind, StatusKind::Cancelled | StatusKind::Native);
+        self.posted && self.end.is_none_or(asks)
+    }
+
     pub(super) fn uses(&self, region: RegionId) -> bool {
         self.remotes.iter().any(|remote| remote.region == region)
     }

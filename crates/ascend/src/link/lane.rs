@@ -231,10 +231,17 @@ impl Lane {
     /// Nothing more of a flight is posted; it ends when what is in flight is over.
     fn stop_flight(&mut self, id: TransferId, kind: StatusKind, fx: &mut Effects) {
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        if flight.end.is_none() {
-            flight.end = Some(Status::quiet(kind).with_run(flight.handed()));
+        // All its bytes are there, and the owner has been asked: too late to cancel, but not to give up.
+        let asked = flight.confirming;
+        if asked && kind == StatusKind::Cancelled {
+            return;
         }
-        self.settle(id, fx);
+        let end = *flight.end.get_or_insert(Status::quiet(kind).with_run(flight.handed()));
+        if !asked {
+            self.settle(id, fx);
+        } else if let Some(flight) = self.flights.remove(&id) {
+            end_quietly(flight, end, fx);
+        }
     }
 
     fn is_fenced(&self, grant: GrantId) -> bool {
@@ -293,10 +300,11 @@ impl Lane {
             // Cancelled or given up meanwhile: it has ended.
             let Some(flight) = self.flights.remove(&id) else { continue };
             if *open {
-                let status = flight.completed();
+                let status = flight.end.unwrap_or_else(|| flight.completed());
                 fx.ended.push(flight.into_end(status));
             } else {
-                fx.blank.push(flight.into_blank(Status::quiet(StatusKind::StaleLease)));
+                let status = flight.end.unwrap_or(Status::quiet(StatusKind::StaleLease));
+                fx.blank.push(flight.into_blank(status));
             }
         }
         Ok(())
@@ -324,7 +332,7 @@ impl Lane {
         if flight.outstanding > 0 || flight.has_more() {
             return;
         }
-        if flight.end.is_none() && flight.op == Op::Read && !flight.probe {
+        if flight.op == Op::Read && !flight.probe && flight.wants_word() {
             if !std::mem::replace(&mut flight.confirming, true) {
                 self.to_confirm.push_back(id);
             }

@@ -7,7 +7,9 @@ use ropeway_core::{Op, Quiet, StatusKind};
 use ropeway_transport::Refusal;
 
 use super::fake::{Call, Fate, Hardware};
-use super::rig::{List, Order, engine, eventually, grant, is_all, memory, pair, pair_of, pair_with, region};
+use super::rig::{
+    List, Order, engine, eventually, grant, is_all, is_first, memory, pair, pair_of, pair_with, region,
+};
 use crate::curves::{Cuts, Hosts, Link, Way};
 use crate::node::Chip;
 
@@ -106,8 +108,8 @@ fn a_refused_request_ends_its_batch_alone() {
     let status = sent.status();
     assert_eq!((status.kind, status.native, status.run), (StatusKind::Native, 103_900, 16));
     assert_eq!((status.local, status.remote), (Quiet::Yes, Quiet::Yes));
-    // What came without the owner's word is not shown.
-    assert!(is_all(&ours, 0));
+    // What came has the owner's word; the rest is as it was.
+    assert!(is_first(&ours, 16 * 512, 3, 9));
     let sent = Order::new(Op::Read, grant(1), List::pieces(1 << 16, 512), &ours, region(1)).post(&*near.link);
     assert!(sent.status().is_completed(), "the link goes on");
 }
@@ -179,7 +181,23 @@ fn a_batch_cancelled_in_flight_ends_when_the_hardware_is_done() {
     near.hardware.land();
     let status = sent.status();
     assert_eq!((status.kind, status.local), (StatusKind::Cancelled, Quiet::Yes));
-    assert!(is_all(&ours, 0), "bytes without the owner's word are not shown");
+    assert!(is_all(&ours, 3), "the owner has vouched for what came");
+}
+
+#[test]
+fn what_a_cancelled_read_brought_without_the_owners_word_is_cleared() {
+    let (near, far) = pair();
+    far.lend(1, 1 << 16, 3, &near);
+    far.sink.lease(grant(1), Op::Read);
+    let ours = memory(4096, 9);
+    near.hardware.fate(Fate::Hangs);
+    let sent = Order::new(Op::Read, grant(1), List::pieces(4096, 4096), &ours, region(1)).post(&*near.link);
+    near.hardware.await_under_way(1);
+    near.link.cancel(sent.state.id());
+    far.sink.revoke(grant(1));
+    near.hardware.land();
+    assert_eq!(sent.status().kind, StatusKind::Cancelled);
+    assert!(is_all(&ours, 0));
 }
 
 #[test]

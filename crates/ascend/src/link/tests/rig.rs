@@ -71,6 +71,12 @@ pub(super) fn is_all(memory: &Memory, byte: u8) -> bool {
     bytes_of(memory).iter().all(|found| *found == byte)
 }
 
+/// Whether the first `count` bytes are `first` and the others `rest`.
+pub(super) fn is_first(memory: &Memory, count: usize, first: u8, rest: u8) -> bool {
+    let bytes = bytes_of(memory);
+    bytes[..count].iter().all(|byte| *byte == first) && bytes[count..].iter().all(|byte| *byte == rest)
+}
+
 /// What a link told its engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Told {
