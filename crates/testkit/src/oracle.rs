@@ -57,11 +57,6 @@ impl Image {
         self.0[at..at + len].copy_from_slice(&from.0[from_at..from_at + len]);
     }
 
-    /// All zeros.
-    pub fn blank(&mut self) {
-        self.0.fill(0);
-    }
-
     /// Checks every byte of a region: those that should have come, and all others, which nobody may touch.
     ///
     /// # Panics
@@ -79,20 +74,26 @@ impl Image {
         );
     }
 
-    /// Whether every byte of a region is as in one of the two images, place by place: a transfer that was given up may
-    /// have moved any part, but nothing else.
+    /// Whether every byte of a region is as in one of the images, place by place: a transfer that was given up may have
+    /// moved any part, or have blanked what nobody vouched for, but nothing else.
     ///
     /// # Panics
-    /// Naming the first byte that is neither's.
-    pub fn check_either(&self, other: &Self, region: &impl Bytes, what: &str) {
+    /// Naming the first byte that is none's.
+    pub fn check_any(images: &[&Self], region: &impl Bytes, what: &str) {
         let now = Self::of(region);
-        if now == *self || now == *other {
+        if images.iter().any(|image| **image == now) {
             return;
         }
-        let fits = |at: &usize| now.0[*at] == self.0[*at] || now.0[*at] == other.0[*at];
+        let fits = |at: &usize| images.iter().any(|image| image.0[*at] == now.0[*at]);
         if let Some(at) = (0..now.0.len()).find(|at| !fits(at)) {
             panic!("{what}: byte {at} is {:#04x}, neither old nor new", now.0[at]);
         }
+    }
+
+    /// As long as this one, all zeros.
+    #[must_use]
+    pub fn blanked(&self) -> Self {
+        Self(vec![0; self.0.len()])
     }
 }
 

@@ -9,6 +9,11 @@ use crate::step::{self, Step, run_all};
 /// The stages of `cargo xtask test`; `docs/TESTING.md` says what each is for.
 pub(crate) const STAGES: &[Stage] = &[
     Stage { name: "units", about: "unit, property, conformance and whole-system tests", run: units },
+    Stage {
+        name: "ascend",
+        about: "the ABI of CANN, the software CANN, and NPU transports held to the conformance facts on it",
+        run: ascend,
+    },
     Stage { name: "doctests", about: "the examples in the documentation", run: doctests },
     Stage {
         name: "loom",
@@ -34,7 +39,13 @@ fn some_tests(result: step::Result) -> Outcome {
 }
 
 fn units() -> Outcome {
-    some_tests(Step::cargo("test --locked --no-fail-fast --workspace --lib --bins --tests --examples").run())
+    let step = Step::cargo("test --locked --no-fail-fast --workspace --lib --bins --tests --examples");
+    some_tests(step.args("--exclude ascend-sys --exclude ropeway-ascend --exclude ropeway-ascend-sim").run())
+}
+
+fn ascend() -> Outcome {
+    let packages = "-p ascend-sys -p ropeway-ascend -p ropeway-ascend-sim";
+    some_tests(Step::cargo("test --locked --no-fail-fast --lib --bins --tests --examples").args(packages).run())
 }
 
 fn doctests() -> Outcome {

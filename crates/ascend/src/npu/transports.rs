@@ -8,6 +8,7 @@ use ropeway_transport::{Transport, TransportKind};
 use super::Npu;
 use crate::hccl::Hccl;
 use crate::hixl::{HixlC, HixlClass, HixlConfig};
+use crate::ipc::{Ipc, IpcConfig};
 use crate::link::{DeviceTransport, Native, Timing};
 
 impl Npu {
@@ -18,6 +19,7 @@ impl Npu {
     pub fn transport(self: &Arc<Self>, kind: TransportKind, limits: &Limits) -> Result<Arc<dyn Transport>> {
         let native: Arc<dyn Native> = match kind {
             TransportKind::Hixl => self.hixl()?,
+            TransportKind::Ipc => Arc::new(Ipc::new(self, IpcConfig::default())?),
             TransportKind::Hccl => return Ok(Hccl::open(self, limits)?),
             _ => {
                 let text = format!("{kind} is no transport between devices");

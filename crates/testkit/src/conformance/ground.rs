@@ -27,6 +27,17 @@ pub struct Ground {
     pub npu: Option<Api>,
 }
 
+/// What a side does in a fact.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Gives out leases on its blocks.
+    Owner,
+    /// Uses the owner's.
+    Importer,
+    /// An importer that gives out leases, too.
+    Both,
+}
+
 /// An engine with one region.
 pub struct Side {
     /// The engine.
@@ -85,9 +96,9 @@ impl Ground {
     }
 
     /// An engine with a region of `bytes`, between guard pages unless peers are to map it, or in HBM.
-    pub fn side(&self, bytes: u64, exported: bool, limits: Limits) -> Side {
-        let engine = self.engine(exported, limits);
-        if exported && self.kind == TransportKind::Shm {
+    pub fn side(&self, bytes: u64, part: Part, limits: Limits) -> Side {
+        let engine = self.engine(part == Part::Owner, limits);
+        if part != Part::Importer && self.kind == TransportKind::Shm {
             let region = engine.alloc(Host::shared(bytes)).expect("shared memory");
             return Side { engine, region, memory: Backing::Engine };
         }
@@ -110,7 +121,7 @@ impl Ground {
         if self.apart {
             Owner::there(self, bytes, &limits)
         } else {
-            Owner::here(self.side(bytes, true, limits))
+            Owner::here(self.side(bytes, Part::Owner, limits))
         }
     }
 
@@ -123,7 +134,7 @@ impl Ground {
     /// The same with limits.
     pub fn pair_with(&self, bytes: u64, limits: Limits) -> Pair {
         let owner = self.owner(bytes, limits.clone());
-        let importer = self.side(bytes, false, limits);
+        let importer = self.side(bytes, Part::Importer, limits);
         let peer = connect(&importer, &owner.engine.descriptor());
         assert_eq!(peer.transports(), [self.kind], "{:?}", peer.refused_transports());
         Pair { owner, importer, peer }

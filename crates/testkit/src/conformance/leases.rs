@@ -41,11 +41,8 @@ pub fn a_revoked_lease_lets_no_transfer_begin(ground: &Ground) {
         pair.expect_quiet();
         theirs.check(&pair.owner.region, "owner");
         // A read that the fence stopped may have blanked its destination, and nothing else.
-        let mut blanked = ours.clone();
-        if op == Op::Read {
-            blanked.blank();
-        }
-        ours.check_either(&blanked, &pair.importer.region, "importer");
+        let blanked = if op == Op::Read { ours.blanked() } else { ours.clone() };
+        Image::check_any(&[&ours, &blanked], &pair.importer.region, "importer");
         drop((route, owners, importers));
         pair.close();
     }

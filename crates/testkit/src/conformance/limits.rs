@@ -7,7 +7,7 @@ use ropeway::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::ground::{Ground, Pair, ids};
+use super::ground::{Ground, Pair, Part, ids};
 use super::owner::{Layout, OwnerLease};
 use crate::watchdog::WAIT;
 
@@ -77,7 +77,7 @@ pub fn every_table_refuses_by_name_when_it_is_full(ground: &Ground) {
     let claim = |lease: &OwnerLease| pair.peer.claim(&lease.token(), WAIT).and_then(ropeway::Pending::wait);
     let grant = claim(&leases[0]).expect("one");
     full("grants_per_peer", claim(&leases[1]).map(drop));
-    let third = ground.side(BYTES, false, Limits::default());
+    let third = ground.side(BYTES, Part::Importer, Limits::default());
     let error = third.engine.connect(&pair.owner.engine.descriptor(), WAIT).and_then(ropeway::Pending::wait);
     let error = error.map(drop).expect_err("no place for a second peer");
     assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::LinkLost), "{error}");

@@ -2,7 +2,7 @@
 
 use ropeway::{Limits, Rights, Submit};
 
-use super::ground::{Ground, connect, ids};
+use super::ground::{Ground, Part, connect, ids};
 use super::owner::{Exchange, Terms};
 use crate::oracle::Image;
 use crate::watchdog::WAIT;
@@ -50,7 +50,7 @@ pub fn eight_peers_read_from_one(ground: &Ground) {
         for number in 0..8u32 {
             let (owner, owners, theirs) = (&owner, &owners, &theirs);
             scope.spawn(move || {
-                let importer = ground.side(BYTES, false, Limits::default());
+                let importer = ground.side(BYTES, Part::Importer, Limits::default());
                 let importers = importer.dense(PAGE);
                 let mut ours = Image::fill(&importer.region, 6);
                 let peer = connect(&importer, &owner.engine.descriptor());
@@ -82,7 +82,7 @@ pub fn eight_peers_read_from_one(ground: &Ground) {
 pub fn both_directions_run_at_once(ground: &Ground) {
     const BLOCKS: u32 = 512;
     const HALF: u64 = BLOCKS as u64 * PAGE;
-    let importer = ground.side(2 * HALF, true, Limits::default());
+    let importer = ground.side(2 * HALF, Part::Both, Limits::default());
     let owner = ground.owner(2 * HALF, Limits::default());
     let (ours, theirs) = (importer.dense(PAGE), owner.dense(PAGE));
     let before = [Image::fill(&importer.region, 7), Image::fill(&owner.region, 8)];

@@ -13,7 +13,7 @@ use ropeway::{
 
 use super::ask::{Answer, Ask, receive, send};
 use crate::conformance::Api;
-use crate::conformance::ground::{Ground, Side};
+use crate::conformance::ground::{Ground, Part, Side};
 
 /// The test of the binary that calls [`be_owner_if_asked`].
 pub(super) const TEST: &str = "owner_process";
@@ -114,7 +114,7 @@ impl Serving {
                 if c_api {
                     ground = ground.over(Api::C);
                 }
-                let side = ground.side(bytes, true, limits_of(&limits));
+                let side = ground.side(bytes, Part::Owner, limits_of(&limits));
                 self.things().side = Some(Arc::new(side));
                 Answer::Done
             }
