@@ -12,7 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ascend-sys", &[]),
     ("ropeway-ascend", &["ascend-sys", "ropeway-core", "ropeway-transport"]),
     ("ropeway", &["ropeway-ascend", "ropeway-core", "ropeway-transport"]),
-    ("ropeway-bench", &["ropeway", "ropeway-ascend", "ropeway-core", "ropeway-transport"]),
+    ("ropeway-bench", &["ascend-sys", "ropeway", "ropeway-ascend", "ropeway-core", "ropeway-transport"]),
     ("ropeway-testkit", &["ropeway", "ropeway-core", "ropeway-transport"]),
     ("ropeway-ascend-sim", &["ascend-sys"]),
     ("xtask", &[]),

@@ -1,8 +1,12 @@
 //! The command line. Names and defaults here are what scripts rely on.
 
+mod hardware;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use hardware::{Experiment, ExperimentName, ExperimentTarget, Hardware, NativeWay};
 
 /// Moves the KV cache of prompts between processes, checks every byte, and says how near the machine's limit it was.
 #[derive(Parser, Debug)]
@@ -45,6 +49,14 @@ pub(crate) enum Command {
         after_help = "Examples:\n  ropeway-bench targets\n  ropeway-bench targets --transport shm --json"
     )]
     Targets(Targets),
+    /// Finds out on NPUs what no document says, and writes one report: doctor, transfers, experiments.
+    #[command(after_help = HARDWARE_NOTES)]
+    Hardware(Hardware),
+    /// Finds out one thing on NPUs, with the engine's own native calls; prints one JSON object.
+    Experiment(Experiment),
+    /// The other process of an experiment; it talks on stdin and stdout.
+    #[command(hide = true)]
+    ExperimentTarget(ExperimentTarget),
     /// The producer that another command starts; it talks on stdin and stdout.
     #[command(hide = true)]
     Producer(Producer),
@@ -81,6 +93,9 @@ The curves are those of HIXL's own benchmark (benchmarks/performance_en.md, 2026
 
 const DOCTOR_NOTES: &str = "The exit code is 0 when nothing is wrong, 1 when something is, and 3 when nothing is but there is no CANN:
 then everything works but the NPU transports.";
+
+const HARDWARE_NOTES: &str = "Takes about ten minutes, and two NPUs that nothing else uses. `cargo xtask hardware` runs the conformance suite
+before, and keeps what it said in the same report. docs/HARDWARE.md says which questions are settled by what.";
 
 /// Which way to move the bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

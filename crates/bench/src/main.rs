@@ -7,7 +7,9 @@ mod control;
 mod doctor;
 mod duel;
 mod engine;
+mod experiment;
 mod far;
+mod hardware;
 mod limits;
 mod model;
 mod output;
@@ -51,6 +53,9 @@ fn main() -> ExitCode {
         Command::Model(options) => done(predict::run(&options)),
         Command::Doctor(options) => doctor::run(&options),
         Command::Targets(options) => done(targets::run(&options)),
+        Command::Hardware(options) => hardware::run(&options),
+        Command::Experiment(options) => done(experiment::run(&options)),
+        Command::ExperimentTarget(options) => done(experiment::serve(&options)),
         Command::Producer(options) => done(produce(&options)),
     };
     match result {

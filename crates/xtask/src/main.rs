@@ -7,6 +7,7 @@ mod bindings;
 mod counts;
 mod figures;
 mod fuzz;
+mod hardware;
 mod lint;
 mod sim_cann;
 mod stage;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Lays out the software CANN in a folder, as an installation: for ROPEWAY_CANN_PATH, without an NPU.
     SimCann(sim_cann::Layout),
+    /// Finds out on NPUs what no document says: conformance, doctor, transfers, experiments, in one report.
+    Hardware(hardware::Hardware),
     /// Makes the bindings of `ascend-sys` anew from its headers and figures.
     Bindings {
         /// Changes nothing, and fails when the checked-in ones differ.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Test(selection) => stage::run(test::STAGES, &selection),
         Command::Lint(selection) => stage::run(lint::STAGES, &selection),
         Command::Bench { arguments } => bench::run(arguments),
+        Command::Hardware(options) => hardware::run(&options),
         Command::SimCann(layout) => sim_cann::run(&layout),
         Command::Bindings { check } => match bindings::run(check) {
             stage::Outcome::Passed(_) => true,
