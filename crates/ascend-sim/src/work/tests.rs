@@ -100,3 +100,22 @@ fn a_dropped_queue_still_runs_what_was_submitted() {
     work.later(Duration::from_millis(5), move || send.send(1).map_or(9, |()| 0));
     assert_eq!(receive.recv_timeout(Duration::from_secs(30)), Ok(1));
 }
+
+#[test]
+fn the_deadline_of_an_aborted_job_means_nothing_to_those_after_it() {
+    let work = Work::new(2);
+    let (queue, log) = (work.queue(), Arc::default());
+    let _ = queue.push(Duration::from_millis(20), || 0);
+    queue.abort(0);
+    let (begun, begins) = std::sync::mpsc::channel();
+    let slow = note(&log, 1);
+    let _ = queue.push(Duration::ZERO, move || {
+        let _ = begun.send(());
+        std::thread::sleep(Duration::from_millis(100));
+        slow()
+    });
+    assert_eq!(begins.recv_timeout(Duration::from_secs(30)), Ok(()));
+    let last = queue.push(Duration::ZERO, note(&log, 2));
+    assert!(queue.wait(last, LONG));
+    assert_eq!(*log.lock().unwrap(), [1, 2]);
+}
