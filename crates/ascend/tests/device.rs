@@ -22,13 +22,10 @@ fn without_a_cann_one_error_says_where_was_looked_and_what_to_set() {
 }
 
 #[test]
-fn a_cann_that_others_have_initialised_can_be_opened_again() {
+fn a_cann_that_is_opened_again_is_the_same() {
     let Some(simulator) = simulator("opened again") else { return };
     let _shared = simulator.shared();
     let first = Cann::open(Some(simulator.root())).unwrap();
-    // SAFETY: null stands for no configuration.
-    let code = unsafe { (first.acl().aclInit)(std::ptr::null()) };
-    assert_ne!(code, 0, "the second initialisation says that it is one");
     let again = Cann::open(Some(simulator.root())).unwrap();
     assert!(std::ptr::eq(first, again));
 }

@@ -1,4 +1,5 @@
-//! The oldest CANN that is supported: functions that later releases added are missing.
+//! The oldest CANN that is supported, in a process where someone else was there first: functions that later releases added
+//! are missing, and AscendCL is initialised.
 
 use ropeway_ascend::{HbmMemory, Npu, NpuConfig};
 use ropeway_core::Limits;
@@ -8,11 +9,15 @@ use ropeway_testkit::simulator::Simulator;
 use ropeway_transport::Janitor;
 
 #[test]
-fn an_npu_of_cann_8_5_works_without_what_came_later() {
+fn an_npu_of_cann_8_5_works_without_what_came_later_and_beside_torch_npu() {
     let simulator = match Simulator::start(&SimCann::default().release("8.5.0").chip("a2")) {
         Ok(simulator) => simulator,
         Err(why) => return cannot_run("CANN 8.5", &why),
     };
+    let found = ascend_sys::Cann::load(&ascend_sys::Search::at(simulator.root())).unwrap();
+    // SAFETY: null stands for no configuration.
+    let code = unsafe { (found.acl.aclInit)(std::ptr::null()) };
+    assert_eq!(code, 0, "what torch_npu does at its import");
     let config = NpuConfig::new(1).with_cann_path(simulator.root()).with_node("node0");
     let npu = Npu::open(config, &Limits::default(), &Janitor::start().unwrap()).unwrap();
     let acl = npu.device().acl();
