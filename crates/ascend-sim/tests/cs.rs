@@ -274,6 +274,13 @@ fn an_endpoint_that_the_server_has_not_fails_connect() {
         assert_eq!(Client::new(&local, &wanted, &two.server).connect(), FAILED);
     }
     assert_eq!(Client::new(&roce(0), &roce(1), &two.server).connect(), SUCCESS);
+    // An address that is none for its protocol matches nothing, not even itself.
+    let odd = endpoint(1, 2, 1_u32.to_ne_bytes(), 1);
+    on(1);
+    let server = Server::new(&[odd]);
+    assert_eq!(server.listen(), SUCCESS);
+    on(0);
+    assert_eq!(Client::new(&roce(0), &odd, &server).connect(), FAILED);
 }
 
 #[test]

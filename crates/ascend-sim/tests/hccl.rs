@@ -191,6 +191,18 @@ fn lengths_that_differ_fail_both_streams() {
 }
 
 #[test]
+fn a_receive_whose_stream_was_aborted_takes_no_bytes() {
+    let [a, b] = pair([0, 1]);
+    fill(a.memory.va, 64, 7);
+    let before = bytes(b.memory.va, 64);
+    assert_eq!(b.receive(0, 64, INT8), OK);
+    b.abort();
+    assert_eq!(a.send(0, 64, INT8), OK);
+    assert_ne!(a.sync(PATIENCE), 0);
+    assert_eq!(bytes(b.memory.va, 64), before);
+}
+
+#[test]
 fn wrong_calls_are_refused_and_do_not_count() {
     let [a, b] = pair([0, 1]);
     on(0);

@@ -50,6 +50,14 @@ fn bytes_keep_arriving_after_a_timeout() {
 }
 
 #[test]
+fn a_late_completion_is_later_than_any_timeout() {
+    let two = Two::linked(&[CLIENT_SERVER]);
+    let _script = strike(&two.far, "late_completion ms=100");
+    assert_eq!(two.near.sync(&two.far, WRITE, &pieces(&two), 400), TIMEOUT);
+    eventually(|| arrived(&two) == 1 << 20);
+}
+
+#[test]
 fn an_asynchronous_request_that_is_late_waits_and_completes() {
     let two = Two::linked(&[CLIENT_SERVER]);
     let descs = pieces(&two);

@@ -89,3 +89,19 @@ impl Wanted {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Protocol, Wanted, WireAddress};
+
+    #[test]
+    fn an_address_that_is_none_for_its_protocol_matches_nothing() {
+        let end = |protocol, address| Wanted { protocol, address };
+        let id = || WireAddress::Id(vec![1, 0, 0, 0]);
+        let (hccs, roce) = (end(Protocol::Hccs, id()), end(Protocol::Roce, id()));
+        assert!(hccs.names(&hccs));
+        assert!(!roce.names(&roce), "not even itself");
+        let nic = |last| end(Protocol::Roce, WireAddress::V4(vec![10, 0, 0, last]));
+        assert!(nic(1).names(&nic(1)) && !nic(1).names(&nic(2)));
+    }
+}
