@@ -1,0 +1,204 @@
+//! What ipc does when copies fail, are late, or cannot be had: typed ends, and memory held as long as it is written.
+
+use std::time::{Duration, Instant};
+
+use ropeway::{
+    BlockId, Cache, Engine, ErrorKind, Grant, Lease, LeaseOptions, NpuConfig, Outcome, Peer, Quiet, Region,
+    Rights, Route, Strided, Submit, TransportKind,
+};
+use ropeway_testkit::cann::SimCann;
+use ropeway_testkit::cannot_run;
+use ropeway_testkit::simulator::Simulator;
+
+const WAIT: Duration = Duration::from_secs(60);
+const BLOCK: u64 = 64 << 10;
+const BLOCKS: u32 = 32;
+
+fn simulator(test: &str) -> Option<&'static Simulator> {
+    match Simulator::start(&SimCann::default()) {
+        Ok(simulator) => Some(simulator),
+        Err(why) => {
+            cannot_run(test, &why);
+            None
+        }
+    }
+}
+
+struct Side {
+    engine: Engine,
+    region: Region,
+    cache: Cache,
+}
+
+impl Side {
+    fn new(simulator: &Simulator, device: u32) -> Self {
+        let config = NpuConfig::new(device)
+            .with_cann_path(simulator.root())
+            .with_node("node0")
+            .with_hold(Duration::from_millis(300));
+        let engine = Engine::builder().transports(&[TransportKind::Ipc]).npu(config).open().unwrap();
+        let region = engine.alloc_npu(BLOCK * u64::from(BLOCKS)).unwrap();
+        let part = Strided::dense(0, BLOCK, BLOCKS);
+        let cache = engine.cache("kv").group("g0", 1).part("p", &region, part).publish().unwrap();
+        Self { engine, region, cache }
+    }
+
+    fn fill(&self, byte: u8) {
+        self.region.fill(0, BLOCK * u64::from(BLOCKS), byte).unwrap();
+    }
+
+    fn is_all(&self, byte: u8) -> bool {
+        let mut bytes = vec![0; (BLOCK * u64::from(BLOCKS)) as usize];
+        self.region.read(0, &mut bytes).unwrap();
+        bytes.iter().all(|found| *found == byte)
+    }
+}
+
+struct Pair {
+    owner: Side,
+    importer: Side,
+    peer: Peer,
+    route: Route,
+}
+
+impl Pair {
+    fn new(simulator: &Simulator) -> Self {
+        let (owner, importer) = (Side::new(simulator, 1), Side::new(simulator, 0));
+        let peer = importer.engine.connect(&owner.engine.descriptor(), WAIT).unwrap().wait().unwrap();
+        let route = peer.route(&importer.cache, "kv", WAIT).unwrap().wait().unwrap();
+        owner.fill(9);
+        importer.fill(3);
+        Self { owner, importer, peer, route }
+    }
+
+    fn lease(&self, rights: Rights) -> (Lease, Grant) {
+        let lease = self.owner.cache.lease(&[&all()], rights, LeaseOptions::default()).unwrap();
+        let grant = self.peer.claim(&lease.token(), WAIT).unwrap().wait().unwrap();
+        (lease, grant)
+    }
+}
+
+fn all() -> Vec<BlockId> {
+    (0..BLOCKS).map(BlockId).collect()
+}
+
+#[test]
+fn a_copy_that_comes_after_its_time_finds_its_blocks_withheld() {
+    let name = "a_copy_that_comes_after_its_time_finds_its_blocks_withheld";
+    let Some(simulator) = simulator(name) else { return };
+    let alone = simulator.alone();
+    let pair = Pair::new(simulator);
+    let (_lease, grant) = pair.lease(Rights::Read);
+    alone.faults("late_completion op=aclrtMemcpyAsync ms=1500 count=1");
+    let plan = pair.route.read(&grant, &[&all()], &[&all()]).unwrap();
+    let began = Instant::now();
+    let transfer = plan.submit(Submit::default().abandon_after(Duration::from_millis(100))).unwrap();
+    let error = transfer.wait(WAIT).unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert_eq!((error.local(), error.remote()), (Quiet::AfterClose, Quiet::AfterClose));
+    // The copy is under way: nobody gets the blocks.
+    if began.elapsed() < Duration::from_millis(1_200) {
+        assert_eq!(error.quarantine(), all());
+        assert!(!transfer.wait_quiet(Duration::ZERO));
+        let taken = pair.importer.cache.lease(&[&all()[..1]], Rights::Read, LeaseOptions::default());
+        assert_eq!(taken.unwrap_err().kind(), ErrorKind::ApiMisuse);
+    }
+    assert!(transfer.wait_quiet(WAIT), "its stream was drained, so the blocks come back");
+    assert!(began.elapsed() >= Duration::from_millis(1_500), "handed out before the copy had landed");
+    pair.importer.fill(5);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(pair.importer.is_all(5), "something was written after the blocks were handed out");
+}
+
+#[test]
+fn a_write_lease_is_free_only_after_a_late_copy() {
+    let name = "a_write_lease_is_free_only_after_a_late_copy";
+    let Some(simulator) = simulator(name) else { return };
+    let alone = simulator.alone();
+    let pair = Pair::new(simulator);
+    let (lease, grant) = pair.lease(Rights::Write);
+    alone.faults("late_completion op=aclrtMemcpyAsync ms=1000 count=1");
+    let plan = pair.route.write(&grant, &[&all()], &[&all()]).unwrap();
+    let began = Instant::now();
+    let transfer = plan.submit(Submit::default()).unwrap();
+    // Until it is on the stream.
+    std::thread::sleep(Duration::from_millis(100));
+    lease.revoke();
+    let freed = lease.wait_free(WAIT).unwrap();
+    assert_eq!(freed.outcome, Outcome::Revoked);
+    assert!(began.elapsed() >= Duration::from_millis(1_000), "free while the copy was under way");
+    assert!(transfer.wait(WAIT).unwrap().is_err());
+    pair.owner.fill(7);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(pair.owner.is_all(7), "something was written after the blocks were free");
+}
+
+#[test]
+fn a_copy_cut_short_is_an_error_with_its_number_and_the_link_goes_on() {
+    let name = "a_copy_cut_short_is_an_error_with_its_number_and_the_link_goes_on";
+    let Some(simulator) = simulator(name) else { return };
+    let alone = simulator.alone();
+    let pair = Pair::new(simulator);
+    let (_lease, grant) = pair.lease(Rights::Read);
+    let plan = pair.route.read(&grant, &[&all()], &[&all()]).unwrap();
+    alone.faults("partial_write op=aclrtMemcpyAsync fraction=0.5 count=1");
+    let error = plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap_err();
+    assert_eq!((error.local(), error.remote()), (Quiet::Yes, Quiet::Yes), "{error}");
+    assert_eq!(error.native(), Some(507_052), "{error}");
+    plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap();
+    assert!(pair.importer.is_all(9));
+}
+
+#[test]
+fn broken_memory_costs_the_link_and_ends_in_bounded_time() {
+    let name = "broken_memory_costs_the_link_and_ends_in_bounded_time";
+    let Some(simulator) = simulator(name) else { return };
+    let alone = simulator.alone();
+    let pair = Pair::new(simulator);
+    let (_lease, grant) = pair.lease(Rights::Read);
+    let plan = pair.route.read(&grant, &[&all()], &[&all()]).unwrap();
+    alone.faults("ecc op=aclrtMemcpyAsync count=1");
+    let transfer = plan.submit(Submit::default()).unwrap();
+    let error = transfer.wait(WAIT).unwrap().unwrap_err();
+    assert_eq!(error.native(), Some(507_054), "{error}");
+    assert_eq!((error.local(), error.remote()), (Quiet::AfterClose, Quiet::AfterClose));
+    assert!(transfer.wait_quiet(WAIT));
+    // A new connection is a new link.
+    drop((plan, grant));
+    let Pair { owner, importer, peer, route } = pair;
+    drop((route, peer));
+    let peer = importer.engine.connect(&owner.engine.descriptor(), WAIT).unwrap().wait().unwrap();
+    assert!(peer.is_connected());
+}
+
+#[test]
+fn a_device_without_streams_is_no_way_and_says_so() {
+    let name = "a_device_without_streams_is_no_way_and_says_so";
+    let Some(simulator) = simulator(name) else { return };
+    let alone = simulator.alone();
+    let (owner, importer) = (Side::new(simulator, 1), Side::new(simulator, 0));
+    alone.faults("out_of_streams");
+    let refused = importer.engine.connect(&owner.engine.descriptor(), WAIT).unwrap().wait().unwrap_err();
+    assert!(refused.message().contains("stream"), "{refused}");
+    alone.faults("");
+    importer.engine.connect(&owner.engine.descriptor(), WAIT).unwrap().wait().unwrap();
+}
+
+#[test]
+fn slices_of_blocks_go_in_strided_copies() {
+    let name = "slices_of_blocks_go_in_strided_copies";
+    let Some(simulator) = simulator(name) else { return };
+    let _shared = simulator.shared();
+    let pair = Pair::new(simulator);
+    let (_lease, grant) = pair.lease(Rights::Read);
+    // Every second block: rows of one width at one distance.
+    let odd: Vec<_> = (0..BLOCKS).filter(|id| id % 2 == 1).map(BlockId).collect();
+    let plan = pair.route.read(&grant, &[&odd], &[&odd]).unwrap();
+    plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap();
+    let mut bytes = vec![0; (BLOCK * u64::from(BLOCKS)) as usize];
+    pair.importer.region.read(0, &mut bytes).unwrap();
+    for (block, bytes) in bytes.chunks_exact(BLOCK as usize).enumerate() {
+        let should = if block % 2 == 1 { 9 } else { 3 };
+        assert!(bytes.iter().all(|byte| *byte == should), "block {block}");
+    }
+}
