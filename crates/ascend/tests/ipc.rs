@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ropeway::{
-    BlockId, Cache, Engine, ErrorKind, Grant, Lease, LeaseOptions, NpuConfig, Outcome, Peer, Quiet, Region,
-    Rights, Route, Strided, Submit, TransportKind,
+    BlockId, Cache, Engine, ErrorKind, Grant, Host, Lease, LeaseOptions, NpuConfig, Outcome, Peer, Quiet,
+    Region, Rights, Route, Strided, Submit, TransportKind,
 };
 use ropeway_testkit::cann::SimCann;
 use ropeway_testkit::cannot_run;
@@ -200,5 +200,39 @@ fn slices_of_blocks_go_in_strided_copies() {
     for (block, bytes) in bytes.chunks_exact(BLOCK as usize).enumerate() {
         let should = if block % 2 == 1 { 9 } else { 3 };
         assert!(bytes.iter().all(|byte| *byte == should), "block {block}");
+    }
+}
+
+#[test]
+fn host_memory_is_read_into_and_written_from_through_stages() {
+    let name = "host_memory_is_read_into_and_written_from_through_stages";
+    let Some(simulator) = simulator(name) else { return };
+    let _shared = simulator.shared();
+    let pair = Pair::new(simulator);
+    let engine = &pair.importer.engine;
+    let bytes = BLOCK * u64::from(BLOCKS);
+    for pinned in [false, true] {
+        let host =
+            if pinned { engine.alloc_pinned(bytes) } else { engine.alloc(Host::private(bytes)) }.unwrap();
+        let part = Strided::dense(0, BLOCK, BLOCKS);
+        let name = if pinned { "pinned" } else { "plain" };
+        let cache = engine.cache(name).group("g0", 1).part("p", &host, part).publish().unwrap();
+        let route = pair.peer.route(&cache, "kv", WAIT).unwrap().wait().unwrap();
+        let stamp = |seed: u8| (0..bytes).map(|at| (at / 7) as u8 ^ seed).collect::<Vec<u8>>();
+        pair.owner.region.write(0, &stamp(1)).unwrap();
+        {
+            let (_lease, grant) = pair.lease(Rights::Read);
+            let plan = route.read(&grant, &[&all()], &[&all()]).unwrap();
+            plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap();
+        }
+        let mut came = vec![0; bytes as usize];
+        host.read(0, &mut came).unwrap();
+        assert!(came == stamp(1), "{name}: other bytes than the owner's");
+        host.write(0, &stamp(2)).unwrap();
+        let (_lease, grant) = pair.lease(Rights::Write);
+        let plan = route.write(&grant, &[&all()], &[&all()]).unwrap();
+        plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap();
+        pair.owner.region.read(0, &mut came).unwrap();
+        assert!(came == stamp(2), "{name}: other bytes than ours");
     }
 }

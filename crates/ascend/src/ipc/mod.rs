@@ -2,7 +2,7 @@
 //!
 //! The exporter makes a key for whole pages around its region and lets the peer's process import it; the importer's device
 //! copies by itself, on a stream of its own, so the owner takes no part. Engines of one process need no keys, and neither
-//! does the same device on both ends. Importers close before the exporter: the link engine sees to the order.
+//! does the same device on both ends. Host memory can be the local end, through stages. Importers close before the exporter: the link engine sees to the order.
 
 mod keys;
 mod mover;
@@ -10,6 +10,7 @@ mod offer;
 mod process;
 mod rows;
 mod slots;
+mod staged;
 
 use std::sync::Arc;
 
@@ -105,7 +106,7 @@ impl Native for Ipc {
             links: None,
             alignment: 1,
             reconnect_for_regions: false,
-            host_memory: false,
+            host_memory: true,
         }
     }
 }

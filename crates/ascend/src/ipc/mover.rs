@@ -16,17 +16,24 @@ use super::offer::Offer;
 use super::process::Process;
 use super::rows::{Rows, rows};
 use super::slots::{Slot, Slots};
+use super::staged::{Hosts, Stage, Staged};
 use crate::device::{Bound, Device};
 use crate::error::{Class, Code, Library, acl_class, check};
 use crate::hbm::HbmMemory;
 use crate::link::{Busy, Connected, Desc, Failure, Imported, Mover, Polled, PostError, Request, Teardown};
+use crate::npu::Npu;
 use crate::stream::Way;
 
 /// Forms of a description.
 const BY_ADDRESS: u8 = 0;
 const BY_KEY: u8 = 1;
+/// Host memory: a local end only.
+const NOT_AT_ALL: u8 = 2;
+/// Stages of a mover, for host memory: as many as it has requests.
+const STAGES: usize = 2;
 
 pub(super) struct IpcMover {
+    npu: Arc<Npu>,
     device: Arc<Device>,
     check_process: bool,
     slots: Arc<Slots>,
@@ -39,6 +46,9 @@ pub(super) struct IpcMover {
     registered: HashMap<RegionId, Registered>,
     /// The peer's regions that were opened by key.
     imported: HashMap<RegionId, Key>,
+    /// Our regions in host memory, and the stages that they go through.
+    hosts: Hosts,
+    stages: Vec<Stage>,
     flying: HashMap<u64, Flying>,
     next: u64,
     /// Something was posted of which nothing can be known.
@@ -52,18 +62,23 @@ enum Registered {
     /// A neighbour uses it by its address, or nobody does.
     ByAddress(#[expect(dead_code, reason = "held for its drop")] Arc<Memory>),
     ByKey(Given),
+    Host(Arc<Memory>),
 }
 
 struct Flying {
     slot: Slot,
     /// A copy was refused after others had been submitted.
     failed: Option<i32>,
+    staged: Option<Staged>,
 }
 
 impl IpcMover {
     pub(super) fn new(ipc: &Ipc, peer: Offer, neighbour: bool, process: Option<Process>) -> Self {
         Self {
+            npu: ipc.npu.clone(),
             device: ipc.npu.device().clone(),
+            hosts: Hosts::default(),
+            stages: Vec::new(),
             check_process: ipc.config.check_process,
             slots: ipc.slots.clone(),
             other_device: !peer.is_same_device(&ipc.offer),
@@ -77,6 +92,63 @@ impl IpcMover {
             lost: false,
             plain_only: ipc.npu.device().acl().memcpy_2d.is_none(),
         }
+    }
+
+    fn register_host(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
+        if !memory.is_writable() {
+            let text = format!("region {region} is mapped to be read only");
+            return Err(Error::new(ErrorKind::Denied, "register", text));
+        }
+        while self.stages.len() < STAGES && self.hosts.is_empty() {
+            self.stages.push(Stage::new(&self.npu)?);
+        }
+        self.hosts.add(memory)?;
+        self.registered.insert(region, Registered::Host(Arc::clone(memory)));
+        let mut out = BytesMut::new();
+        out.put_u8(NOT_AT_ALL);
+        out.put_u64_le(0);
+        Ok(out.freeze())
+    }
+
+    /// Starts, or continues, a request that goes through a stage.
+    fn continue_staged(&self, on: &Bound<'_>, slot: &Slot, staged: &mut Staged) -> Result<()> {
+        staged.submit(on, &self.hosts, &slot.stream)?;
+        slot.stream.record(on, &slot.event)
+    }
+
+    fn post_staged(&mut self, on: &Bound<'_>, op: Op, descs: &[Desc]) -> Result<Request, PostError> {
+        let busy = PostError::Busy(Busy { code: 0 });
+        let Some(stage) = self.stages.pop() else { return Err(busy) };
+        let Some(slot) = self.slots.take() else {
+            self.stages.push(stage);
+            return Err(busy);
+        };
+        let mut staged = Staged::new(op, descs, stage);
+        let started = self.continue_staged(on, &slot, &mut staged);
+        let id = self.next;
+        self.next += 1;
+        self.flying.insert(id, Flying { slot, failed: None, staged: Some(staged) });
+        match started {
+            Ok(()) => Ok(Request(id)),
+            // Something may be on the stream, and nothing will tell its end: `disconnect` drains it.
+            Err(error) => Err(PostError::Failed(Failure::Latched { code: error.native().unwrap_or(0) })),
+        }
+    }
+
+    /// The stage's stream has passed: lands what it holds and goes on. True when all is done.
+    fn advance(&mut self, on: &Bound<'_>, request: Request) -> Result<bool> {
+        let Some(mut flying) = self.flying.remove(&request.0) else { return Ok(true) };
+        let mut advanced = Ok(true);
+        if let Some(staged) = &mut flying.staged {
+            advanced = staged.land().and_then(|()| {
+                if staged.is_over() {
+                    return Ok(true);
+                }
+                self.continue_staged(on, &flying.slot, staged).map(|()| false)
+            });
+        }
+        self.flying.insert(request.0, flying);
+        advanced
     }
 
     /// Lets our device reach the neighbour's.
@@ -172,10 +244,7 @@ impl IpcMover {
 // after its stream has passed it, and only requests of this mover are on the streams that it holds.
 unsafe impl Mover for IpcMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
-        let hbm = HbmMemory::of(memory).ok_or_else(|| {
-            let text = format!("region {region} is host memory; ipc moves memory of NPUs only");
-            Error::new(ErrorKind::Unsupported, "register", text)
-        })?;
+        let Some(hbm) = HbmMemory::of(memory) else { return self.register_host(region, memory) };
         let mut out = BytesMut::new();
         let registered = if self.neighbour {
             out.put_u8(BY_ADDRESS);
@@ -196,6 +265,10 @@ unsafe impl Mover for IpcMover {
     fn deregister(&mut self, region: RegionId) -> Result<()> {
         match self.registered.remove(&region) {
             Some(Registered::ByKey(given)) => given.take_back(&bound(&self.device)?),
+            Some(Registered::Host(memory)) => {
+                self.hosts.remove(&memory);
+                Ok(())
+            }
             Some(Registered::ByAddress(_)) | None => Ok(()),
         }
     }
@@ -213,6 +286,10 @@ unsafe impl Mover for IpcMover {
                 let address = open(&bound(&self.device)?, &key, self.other_device)?;
                 self.imported.insert(region, key);
                 address.checked_add(word).ok_or_else(malformed)?
+            }
+            NOT_AT_ALL => {
+                let text = format!("the peer's region {region} is host memory, which ipc does not reach");
+                return Err(Error::new(ErrorKind::Unsupported, "import", text));
             }
             _ => return Err(malformed()),
         };
@@ -239,12 +316,14 @@ unsafe impl Mover for IpcMover {
         let Ok(on) = bound(&device) else {
             return if self.flying.is_empty() && !self.lost { Teardown::Proven } else { Teardown::Unproven };
         };
-        for (_, Flying { slot, .. }) in self.flying.drain() {
+        for (_, Flying { slot, staged, .. }) in self.flying.drain() {
             if Self::drain(&on, &slot, timeout) {
                 self.slots.retire(slot);
             } else {
                 self.lost = true;
                 self.slots.lose(slot);
+                // Its stage may still be read and written.
+                std::mem::forget(staged);
             }
         }
         if self.lost { Teardown::Unproven } else { Teardown::Proven }
@@ -255,6 +334,9 @@ unsafe impl Mover for IpcMover {
         let Some(on) = device.bound() else {
             return Err(PostError::Failed(Failure::Over { code: acl::ACL_ERROR_RT_CONTEXT_NULL }));
         };
+        if !self.hosts.is_empty() && descs.iter().any(|desc| self.hosts.find(desc.local).is_some()) {
+            return self.post_staged(&on, op, descs);
+        }
         let Some(slot) = self.slots.take() else { return Err(PostError::Busy(Busy { code: 0 })) };
         let (calls, failed) = self.submit_all(&on, &slot, op, descs);
         let failed = failed.map(|error| (error.native().unwrap_or(0), acl_class(&error)));
@@ -268,7 +350,7 @@ unsafe impl Mover for IpcMover {
         let recorded = slot.stream.record(&on, &slot.event);
         let id = self.next;
         self.next += 1;
-        self.flying.insert(id, Flying { slot, failed: failed.map(|(code, _)| code) });
+        self.flying.insert(id, Flying { slot, failed: failed.map(|(code, _)| code), staged: None });
         match recorded {
             Ok(()) => Ok(Request(id)),
             // Copies are on the stream, and nothing will tell their end: `disconnect` drains it.
@@ -278,7 +360,8 @@ unsafe impl Mover for IpcMover {
 
     fn poll(&mut self, request: Request) -> Polled {
         let latched = |code: Option<i32>| Polled::Failed(Failure::Latched { code: code.unwrap_or(0) });
-        let Some(on) = self.device.bound() else { return latched(None) };
+        let device = self.device.clone();
+        let Some(on) = device.bound() else { return latched(None) };
         let Some(flying) = self.flying.get(&request.0) else { return latched(None) };
         match flying.slot.event.has_fired(&on) {
             Ok(false) => return Polled::Waiting,
@@ -292,13 +375,22 @@ unsafe impl Mover for IpcMover {
             if gone {
                 return latched(error.native());
             }
-            if let Some(flying) = self.flying.remove(&request.0) {
-                self.slots.retire(flying.slot);
+            if let Some(Flying { slot, staged, .. }) = self.flying.remove(&request.0) {
+                self.slots.retire(slot);
+                self.stages.extend(staged.map(Staged::into_stage));
             }
             return Polled::Failed(Failure::Over { code: error.native().unwrap_or(0) });
         }
-        let Some(Flying { slot, failed }) = self.flying.remove(&request.0) else { return latched(None) };
+        match self.advance(&on, request) {
+            Ok(true) => {}
+            Ok(false) => return Polled::Waiting,
+            Err(error) => return latched(error.native()),
+        }
+        let Some(Flying { slot, failed, staged }) = self.flying.remove(&request.0) else {
+            return latched(None);
+        };
         self.slots.give(slot);
+        self.stages.extend(staged.map(Staged::into_stage));
         failed.map_or(Polled::Done, |code| Polled::Failed(Failure::Over { code }))
     }
 
@@ -316,6 +408,7 @@ impl Drop for IpcMover {
         // After `disconnect` there is none. Before, the engine knows nothing of their end.
         for (_, flying) in self.flying.drain() {
             self.slots.lose(flying.slot);
+            std::mem::forget(flying.staged);
         }
         // Keys that were not closed keep their memory: a peer may have it mapped.
         for (_, registered) in self.registered.drain() {
