@@ -37,9 +37,9 @@ pub fn is_pinned(at: u64, len: u64) -> bool {
 
 fn allocate(out: Out<usize>, size: u64) -> Done {
     out.check()?;
-    let (_, runtime) = context::usable("aclrtMallocHost")?;
+    let (context, runtime) = context::usable("aclrtMallocHost")?;
     ensure(size > 0, code::INVALID_PARAM, || "size 0".to_owned())?;
-    let site = crate::fault::Site { op: "aclrtMallocHost", ..Default::default() };
+    let site = crate::fault::Site { op: "aclrtMallocHost", device: Some(context.key.physical), remote: None };
     let failed =
         || Fail::new(code::RT_MEMORY_ALLOCATION, format!("no room for {size} bytes of pinned host memory"));
     if runtime.faults.hit("alloc_fail", site).is_some() {

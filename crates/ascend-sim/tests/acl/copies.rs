@@ -188,28 +188,28 @@ fn a_batch_on_a_stream_keeps_its_order() {
 
 #[test]
 fn another_devices_memory_is_reached_only_with_peer_access_which_is_one_directional() {
-    on(3);
+    on(7);
     let near = malloc(64, HUGE_ONLY).unwrap();
-    on(4);
+    on(1);
     let far = malloc(64, HUGE_ONLY).unwrap();
-    on(3);
+    on(7);
     let mut can = 0;
-    assert_eq!((sim_aclrtDeviceCanAccessPeer(Out::from(&mut can), 3, 4), can), (OK, 1));
-    assert_eq!(sim_aclrtDeviceCanAccessPeer(Out::from(&mut can), 3, 3), 107_001);
+    assert_eq!((sim_aclrtDeviceCanAccessPeer(Out::from(&mut can), 7, 1), can), (OK, 1));
+    assert_eq!(sim_aclrtDeviceCanAccessPeer(Out::from(&mut can), 7, 7), 107_001);
     assert_eq!(memcpy(far, 64, near, 64, D2D), 207_006);
-    assert_eq!(sim_aclrtDeviceEnablePeerAccess(4, 1), 107_000, "flags must be 0");
-    assert_eq!(sim_aclrtDeviceEnablePeerAccess(4, 0), OK);
+    assert_eq!(sim_aclrtDeviceEnablePeerAccess(1, 1), 107_000, "flags must be 0");
+    assert_eq!(sim_aclrtDeviceEnablePeerAccess(1, 0), OK);
     let mut status = [9, 9];
-    assert_eq!(sim_aclrtDevicePeerAccessStatus(3, 4, Out::from(&mut status[0])), OK);
-    assert_eq!(sim_aclrtDevicePeerAccessStatus(4, 3, Out::from(&mut status[1])), OK);
+    assert_eq!(sim_aclrtDevicePeerAccessStatus(7, 1, Out::from(&mut status[0])), OK);
+    assert_eq!(sim_aclrtDevicePeerAccessStatus(1, 7, Out::from(&mut status[1])), OK);
     assert_eq!(status, [1, 0]);
     put_bytes(near, &[8; 64]);
     assert_eq!(memcpy(far, 64, near, 64, D2D), OK);
-    on(4);
+    on(1);
     assert_eq!(get_bytes(far, 64), [8; 64]);
     assert_eq!(memcpy(far, 64, near, 64, D2D), 207_006, "the other device has no access");
-    on(3);
-    assert_eq!(sim_aclrtDeviceDisablePeerAccess(4), OK);
+    on(7);
+    assert_eq!(sim_aclrtDeviceDisablePeerAccess(1), OK);
     assert_eq!(memcpy(far, 64, near, 64, D2D), 207_006);
     assert_eq!(free(near), OK);
     assert_eq!(free(far), OK);

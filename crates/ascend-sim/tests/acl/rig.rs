@@ -138,7 +138,7 @@ pub(crate) fn tell(line: impl std::fmt::Display) {
     out.flush().unwrap();
 }
 
-/// Puts a script in force until it is dropped; one at a time.
+/// Puts a script in force until it is dropped; one at a time. Devices 3 and 4 are used under it only.
 pub(crate) fn script(text: &str) -> Script {
     static ONE: Mutex<()> = Mutex::new(());
     machine();
@@ -149,6 +149,13 @@ pub(crate) fn script(text: &str) -> Script {
 
 pub(crate) struct Script {
     _held: MutexGuard<'static, ()>,
+}
+
+impl Script {
+    /// Puts another one in force.
+    pub(crate) fn put(&self, text: &str) {
+        put(text);
+    }
 }
 
 impl Drop for Script {
