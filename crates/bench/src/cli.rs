@@ -402,7 +402,8 @@ pub(crate) struct Doctor {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Targets {
-    /// Only this transport.
+    /// Only this transport. hixl: what a peer that swallows connects costs the transfers to another one, on the software
+    /// CANN.
     #[arg(long, value_enum)]
     pub(crate) transport: Option<Transport>,
     /// Only blocks of so many bytes.
@@ -414,6 +415,8 @@ pub(crate) struct Targets {
     /// Interleaved rounds of each case.
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) npu: Npu,
     /// Print JSON lines instead of a table.
     #[arg(long)]
     pub(crate) json: bool,

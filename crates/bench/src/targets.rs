@@ -1,5 +1,6 @@
 //! `targets`: the engine against the C reference, for every transport and several block sizes.
 
+mod devices;
 mod latency;
 
 use std::net::SocketAddr;
@@ -62,6 +63,9 @@ struct Figures {
 }
 
 pub(crate) fn run(options: &Targets) -> Result<(), Failure> {
+    if options.transport.is_some_and(Transport::is_device) {
+        return Ok(output::json_line(&devices::run(options)?)?);
+    }
     let wanted = |case: &Case| {
         options.transport.is_none_or(|only| only == case.transport)
             && options.block.is_none_or(|only| only == case.block)

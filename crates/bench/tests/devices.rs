@@ -109,6 +109,23 @@ fn a_prompt_moves_over_communicators_of_an_old_release() {
 }
 
 #[test]
+fn a_prompt_moves_over_ipc_and_hccl() {
+    let Some(machine) = Machine::new("pd_ipc", &SimCann::default()) else { return };
+    for line in ["--transport ipc", "--transport ipc --op write", "--transport hccl", "--transport hccl --op write"] {
+        let printed = moves(&machine, line);
+        assert_eq!(printed["transport"], line.split(' ').nth(1).unwrap());
+    }
+}
+
+#[test]
+fn a_swallowed_connect_is_measured_beside_transfers_that_go_on() {
+    let Some(machine) = Machine::new("targets", &SimCann::default()) else { return };
+    let printed = machine.json("targets --transport hixl --json");
+    assert_eq!((&printed["simulated"], &printed["transport"]), (&true.into(), &"hixl".into()));
+    assert!(printed["beside_p99_us"].as_f64().unwrap() > 0.0 && printed["transfers"] == 2000, "{printed}");
+}
+
+#[test]
 fn a_raw_batch_between_devices_is_marked_as_simulated() {
     let Some(machine) = Machine::new("run_hixl", &SimCann::default()) else { return };
     let list = machine.state.join("list.u64");

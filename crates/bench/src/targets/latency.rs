@@ -74,8 +74,8 @@ impl Bench {
         let spec = Spec::Raw { pool: bytes, list: vec![(0, 0, bytes)] };
         let memory = pd::memory(transport);
         far.ask(Ask::Pool { spec: spec.clone(), memory, op: Op::Read })?;
-        far.tell(Ask::Fill { seed: 3 })?;
         far.tell(Ask::Publish)?;
+        far.tell(Ask::Fill { seed: 3 })?;
         let work = Work::new(&spec)?;
         let pool = std::sync::Arc::new(Pool::of(memory, work.pool_bytes)?);
         pattern::poison(&pool);
