@@ -1,6 +1,7 @@
 //! One NPU as the engine uses it: its device, its memory, its events.
 
 mod config;
+mod copy;
 mod transports;
 
 use std::any::Any;
@@ -17,6 +18,7 @@ use crate::event::{Event, EventPoller, WatchId};
 use crate::hbm::{Bounce, HbmMemory};
 use crate::node::Identity;
 use crate::pinned;
+use crate::staging::Staging;
 use crate::stream::Stream;
 pub use config::NpuConfig;
 
@@ -30,6 +32,8 @@ pub struct Npu {
     janitor: Janitor,
     /// The stream on which arrivals are recorded; made with the first.
     arrivals: Mutex<Option<Arc<Stream>>>,
+    /// Made with the first copy between host and device.
+    staging: Mutex<Option<Staging>>,
 }
 
 impl Npu {
@@ -53,6 +57,7 @@ impl Npu {
             bounce: Bounce::new(device.clone(), janitor),
             janitor: janitor.clone(),
             arrivals: Mutex::new(None),
+            staging: Mutex::new(None),
             device,
             config,
         }))

@@ -24,7 +24,7 @@ const AFTER_ABORT: Duration = Duration::from_secs(5);
 pub struct Piece {
     /// Offset in the host's memory.
     pub host: u64,
-    /// Address in the device's memory.
+    /// Offset in the device's memory.
     pub device: u64,
     /// Bytes.
     pub len: u64,
@@ -60,29 +60,30 @@ impl Staging {
         Ok(Self { stages: [stage()?, stage()?], bytes, broken: false })
     }
 
-    /// Copies pieces of `host` to the device, and returns when they are there.
+    /// Copies pieces of `host` to the device's memory from `base` on, and returns when they are there.
     ///
     /// # Errors
     /// `OutOfBounds`: a piece passes the end of `host`. `TimedOut` and others: part of the bytes may be there; when
     /// `local()` is `AfterClose`, the device may still write them.
     ///
     /// # Safety
-    /// Each piece's device range is memory of this device that stays mapped and writable until this returns, and for ever
+    /// Each piece's range from `base` on is memory of this device that stays mapped and writable until this returns, and for ever
     /// when it returns an error with `local()` not `Yes`.
     pub unsafe fn to_device(
         &mut self,
         on: &Bound<'_>,
         host: &Memory,
+        base: u64,
         pieces: impl IntoIterator<Item = Piece>,
         timeout: Duration,
     ) -> Result<()> {
         self.check()?;
         // SAFETY: passed on.
-        let outcome = unsafe { self.up(on, host, pieces, timeout) };
+        let outcome = unsafe { self.up(on, host, base, pieces, timeout) };
         self.settle(on, host, outcome, timeout)
     }
 
-    /// Copies pieces of the device to `host`, and returns when they are there.
+    /// Copies pieces of the device's memory from `base` on to `host`, and returns when they are there.
     ///
     /// # Errors
     /// As [`Self::to_device`], and `Denied`: `host` cannot be written.
@@ -93,6 +94,7 @@ impl Staging {
         &mut self,
         on: &Bound<'_>,
         host: &Memory,
+        base: u64,
         pieces: impl IntoIterator<Item = Piece>,
         timeout: Duration,
     ) -> Result<()> {
@@ -105,7 +107,7 @@ impl Staging {
             ));
         }
         // SAFETY: passed on.
-        let outcome = unsafe { self.down(on, host, pieces, timeout) };
+        let outcome = unsafe { self.down(on, host, base, pieces, timeout) };
         self.settle(on, host, outcome, timeout)
     }
 
@@ -113,6 +115,7 @@ impl Staging {
         &mut self,
         on: &Bound<'_>,
         host: &Memory,
+        base: u64,
         pieces: impl IntoIterator<Item = Piece>,
         timeout: Duration,
     ) -> Result<()> {
@@ -134,7 +137,7 @@ impl Staging {
                 stage.busy = true;
                 let from = stage.address(fill)?;
                 // SAFETY: the caller vouches for the device's range; the buffer is ours until the stream has passed.
-                unsafe { stage.stream.copy(on, part.device, from, part.len, Way::ToDevice) }?;
+                unsafe { stage.stream.copy(on, base + part.device, from, part.len, Way::ToDevice) }?;
                 fill += part.len;
             }
         }
@@ -145,6 +148,7 @@ impl Staging {
         &mut self,
         on: &Bound<'_>,
         host: &Memory,
+        base: u64,
         pieces: impl IntoIterator<Item = Piece>,
         timeout: Duration,
     ) -> Result<()> {
@@ -166,7 +170,7 @@ impl Staging {
                 let to = stage.address(fill)?;
                 stage.busy = true;
                 // SAFETY: the caller vouches for the device's range; the buffer is ours until the stream has passed.
-                unsafe { stage.stream.copy(on, to, part.device, part.len, Way::ToHost) }?;
+                unsafe { stage.stream.copy(on, to, base + part.device, part.len, Way::ToHost) }?;
                 stage.landing.push((fill, part));
                 fill += part.len;
             }

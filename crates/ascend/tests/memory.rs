@@ -5,14 +5,14 @@ mod common;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ascend_sys::acl;
-use common::{eventually, npu, pattern, simulator};
+use common::{WAIT, eventually, npu, pattern, simulator};
 use ropeway_ascend::hbm::{Allocation, HUGE_PAGE};
-use ropeway_ascend::staging::{Piece, Staging};
+use ropeway_ascend::staging::{Piece, STAGE};
 use ropeway_ascend::{HbmMemory, Npu, Work};
-use ropeway_core::{ErrorKind, Quiet, Retry};
+use ropeway_core::{ErrorKind, Op, Retry};
+use ropeway_transport::Memory;
 use ropeway_transport::memory::Place;
 
 /// Device memory made by someone else, as torch_npu does.
@@ -216,73 +216,65 @@ fn pinned_memory_is_host_memory_that_the_device_knows() {
 }
 
 #[test]
-fn staged_copies_larger_than_the_buffers_bring_every_byte() {
-    let Some(simulator) = simulator("staged") else { return };
+fn copies_larger_than_the_buffers_bring_every_byte_there_and_back() {
+    let Some(simulator) = simulator("copies") else { return };
     let _shared = simulator.shared();
     let npu = npu(simulator, 0);
-    let hbm = npu.alloc(4 << 20).unwrap();
-    let begin = HbmMemory::of(&hbm).unwrap().begin();
-    let host = npu.alloc_pinned(1 << 20).unwrap();
-    let bytes = pattern(1 << 20, 9);
-    host.write(0, &bytes).unwrap();
-    hbm.fill(0, 4 << 20, 0).unwrap();
-    // Rows of odd length, apart on the device and together on the host.
-    let rows = 1000_u64;
-    let row = 1037_u64;
+    let (rows, row) = (3000_u64, 10_037_u64);
+    let hbm = npu.alloc(rows * 12_000).unwrap();
+    // Not pinned, so that every byte goes through the buffers.
+    let janitor = npu.janitor();
+    let host = Memory::owner(pattern((rows * row) as usize, 9), janitor).unwrap();
+    // Rows of odd length, together on the host and apart on the device.
     let pieces: Vec<Piece> =
-        (0..rows).map(|at| Piece { host: at * row, device: begin + at * 4000, len: row }).collect();
-    let (device, janitor, source, up) =
-        (npu.device().clone(), npu.janitor().clone(), host.clone(), pieces.clone());
-    let staging = npu
-        .device()
-        .call(Work::Slow, "stage", move |on| {
-            let mut staging = Staging::new(&device, on, 64 << 10, &janitor)?;
-            // SAFETY: the pieces lie in `hbm`, which the test holds.
-            unsafe { staging.to_device(on, &source, up, Duration::from_secs(60)) }?;
-            Ok::<_, ropeway_core::Error>(staging)
-        })
-        .unwrap()
-        .unwrap();
-    let mut back = vec![0; row as usize];
-    for at in [0, 1, 511, rows - 1] {
-        hbm.read(at * 4000, &mut back).unwrap();
+        (0..rows).map(|at| Piece { host: at * row, device: at * 12_000, len: row }).collect();
+    assert!(rows * row > 3 * STAGE, "each buffer is used more than once");
+    hbm.fill(0, rows * 12_000, 0xee).unwrap();
+    npu.copy(Op::Write, &host, &hbm, pieces.clone(), WAIT).unwrap();
+    let bytes = pattern((rows * row) as usize, 9);
+    let mut back = vec![0; row as usize + 1];
+    for at in [0, 1, 1500, rows - 1] {
+        hbm.read(at * 12_000, &mut back).unwrap();
         let start = (at * row) as usize;
-        assert!(back[..] == bytes[start..start + row as usize], "row {at} differs");
+        assert!(back[..row as usize] == bytes[start..start + row as usize], "row {at} differs");
+        assert_eq!(back[row as usize], 0xee, "row {at} is too long");
     }
-    host.fill(0, 1 << 20, 0).unwrap();
-    let (mut staging, target) = (staging, host.clone());
-    npu.device()
-        .call(Work::Slow, "stage", move |on| {
-            // SAFETY: as above.
-            unsafe { staging.to_host(on, &target, pieces, Duration::from_secs(60)) }
-        })
-        .unwrap()
-        .unwrap();
-    let mut all = vec![0; (rows * row) as usize];
+    host.fill(0, rows * row, 0).unwrap();
+    npu.copy(Op::Read, &host, &hbm, pieces, WAIT).unwrap();
+    let mut all = vec![0; bytes.len()];
     host.read(0, &mut all).unwrap();
-    assert!(all[..] == bytes[..all.len()], "what came back is not what went");
+    assert!(all == bytes, "what came back is not what went");
 }
 
 #[test]
-fn a_staged_piece_past_the_end_is_refused_and_both_sides_are_quiet() {
-    let Some(simulator) = simulator("past the end") else { return };
+fn a_copy_that_cannot_be_right_is_refused_before_anything_moves() {
+    let Some(simulator) = simulator("refused copies") else { return };
     let _shared = simulator.shared();
-    let npu = npu(simulator, 0);
-    let hbm = npu.alloc(4096).unwrap();
-    let begin = HbmMemory::of(&hbm).unwrap().begin();
-    let host = npu.alloc_pinned(4096).unwrap();
-    let (device, janitor) = (npu.device().clone(), npu.janitor().clone());
-    let error = npu
-        .device()
-        .call(Work::Slow, "stage", move |on| {
-            let mut staging = Staging::new(&device, on, 4096, &janitor)?;
-            let piece = Piece { host: 4000, device: begin, len: 97 };
-            // SAFETY: refused before the device sees it.
-            unsafe { staging.to_device(on, &host, [piece], Duration::from_secs(60)) }
-        })
-        .unwrap()
-        .unwrap_err();
-    assert_eq!((error.kind(), error.local()), (ErrorKind::OutOfBounds, Quiet::Yes));
+    let (npu0, npu1) = (npu(simulator, 0), npu(simulator, 1));
+    let (hbm, host) = (npu0.alloc(4096).unwrap(), npu0.alloc_pinned(4096).unwrap());
+    hbm.fill(0, 4096, 0).unwrap();
+    host.fill(0, 4096, 1).unwrap();
+    let good = Piece { host: 0, device: 0, len: 4096 };
+    let copy = |npu: &Arc<Npu>, host, device, piece| {
+        npu.copy(Op::Write, host, device, vec![good, piece], WAIT).unwrap_err().kind()
+    };
+    let past = [
+        Piece { host: 4000, device: 0, len: 97 },
+        Piece { host: 0, device: 4000, len: 97 },
+        Piece { host: u64::MAX, device: 0, len: 97 },
+        Piece { host: 0, device: u64::MAX, len: 97 },
+    ];
+    for piece in past {
+        assert_eq!(copy(&npu0, &host, &hbm, piece), ErrorKind::OutOfBounds, "{piece:?}");
+    }
+    assert_eq!(copy(&npu1, &host, &hbm, good), ErrorKind::ApiMisuse);
+    assert_eq!(copy(&npu0, &host, &host, good), ErrorKind::ApiMisuse);
+    npu0.suspend(&hbm).unwrap();
+    assert_eq!(copy(&npu0, &host, &hbm, good), ErrorKind::Closed);
+    npu0.resume(&hbm).unwrap();
+    let mut bytes = [9; 4096];
+    hbm.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 4096]);
 }
 
 #[test]

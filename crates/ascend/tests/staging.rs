@@ -34,13 +34,14 @@ impl Rig {
 
     fn up(&mut self, timeout: Duration) -> Result<()> {
         let (mut staging, host) = (self.staging.take().unwrap(), self.host.clone());
-        let piece = Piece { host: 0, device: HbmMemory::of(&self.hbm).unwrap().begin(), len: LEN };
+        let base = HbmMemory::of(&self.hbm).unwrap().begin();
+        let piece = Piece { host: 0, device: 0, len: LEN };
         let (staging, outcome) = self
             .npu
             .device()
             .call(Work::Slow, "test", move |on| {
                 // SAFETY: the piece lies in `hbm`, which the rig holds, and leaks where it must.
-                let outcome = unsafe { staging.to_device(on, &host, [piece], timeout) };
+                let outcome = unsafe { staging.to_device(on, &host, base, [piece], timeout) };
                 (staging, outcome)
             })
             .unwrap();

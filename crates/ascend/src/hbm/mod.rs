@@ -224,7 +224,7 @@ impl HbmMemory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn check_awake(&self, operation: &'static str) -> Result<()> {
+    pub(crate) fn check_awake(&self, operation: &'static str) -> Result<()> {
         if !self.is_suspended() {
             return Ok(());
         }
