@@ -29,7 +29,6 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ("refuse", &["code"]),
     ("stall", &["ms"]),
     ("unregistered", &[]),
-    ("busy", &["code"]),
 ];
 
 /// Where something may go wrong.

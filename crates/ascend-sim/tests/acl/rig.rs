@@ -109,9 +109,10 @@ impl Other {
         self.child.id() as i32
     }
 
-    /// How it ended.
-    pub(crate) fn end(&mut self) -> std::process::ExitStatus {
-        self.child.wait().unwrap()
+    /// What else it said, and how it ended.
+    pub(crate) fn end(&mut self) -> (Vec<String>, std::process::ExitStatus) {
+        let rest = self.hear.by_ref().map_while(Result::ok).collect();
+        (rest, self.child.wait().unwrap())
     }
 
     pub(crate) fn kill(&mut self) {
