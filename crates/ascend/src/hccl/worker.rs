@@ -3,6 +3,9 @@
 //! A round is under way on the stream at a time. Rank 0 decides the order of rounds by posting first and saying so; rank 1
 //! posts in the order in which it is told. Each side asks the other to serve one round of its own at a time.
 
+mod ending;
+mod serving;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,17 +13,16 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use ropeway_core::{
-    Cursor, Error, ErrorKind, GrantId, Op, Quiet, Result, Runs, Status, StatusKind, TransferId,
-};
-use ropeway_transport::{Completer, LinkSink, Memory, ServeRequest, Served};
+use ropeway_core::{Cursor, Error, ErrorKind, GrantId, Op, Result, Runs, Status, StatusKind, TransferId};
+use ropeway_transport::{Completer, LinkSink, Memory, Served};
 
 use super::comm::{Communicator, failed};
 use super::pins::{Pins, Ticket};
-use super::rounds::{Piece, next, split};
-use super::wire::{Message, PLAN_BYTES_MAX, PLAN_PIECE};
+use super::rounds::{Piece, next};
+use super::wire::{Message, PLAN_PIECE};
 use super::{Ends, Shared};
 use crate::device::Bound;
+pub(super) use ending::Ended;
 
 /// How long the thread sleeps between two looks at the stream, at first and at most.
 const LOOK: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
@@ -299,54 +301,6 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn hear_plan(&mut self, batch: u64, total: u32, piece: &[u8]) -> Result<(), End> {
-        let held: usize = self.plans.values().map(|(total, _)| *total as usize).sum();
-        let (whole, plan) = self.plans.entry(batch).or_insert_with(|| (total, BytesMut::new()));
-        let fits = *whole == total && plan.len() + piece.len() <= total as usize;
-        // One batch at a time is asked for, and its plan is forgotten with it.
-        if !fits || held > 2 * PLAN_BYTES_MAX {
-            return Err(broken("the peer sent plans that do not fit"));
-        }
-        plan.extend_from_slice(piece);
-        Ok(())
-    }
-
-    /// The peer asks for a round: checks it before any of our memory is touched.
-    fn serve(&mut self, batch: u64, op: Op, grant: GrantId, start: u64, lens: &[u32]) -> Result<(), End> {
-        let plan = match self.plans.get(&batch) {
-            Some((total, plan)) if plan.len() == *total as usize => plan.clone().freeze(),
-            _ => return Err(broken("the peer asked before its plan was there")),
-        };
-        if !self.served.is_empty() || matches!(&self.flight, Some(Flight { what: OnStream::Theirs(_), .. })) {
-            return Err(broken("the peer asked for two rounds at a time"));
-        }
-        if self.closing.is_some() {
-            self.plans.remove(&batch);
-            return self.say(Message::Declined { batch, why: StatusKind::Closed });
-        }
-        let bytes = lens.iter().map(|len| u64::from(*len)).sum();
-        let ticket = self.pins.enter(grant);
-        let why = match self.sink.serve(&ServeRequest { op, grant, plan: &plan, start, bytes }) {
-            Err(declined) => {
-                drop(declined.permit);
-                declined.why
-            }
-            Ok(served) => match split(&*served.runs, &served.memory, lens) {
-                Some(pieces) => {
-                    self.served.push_back(Theirs { batch, op, pieces, served, ticket });
-                    return if self.ends.rank == 1 { self.say(Message::Accept { batch }) } else { Ok(()) };
-                }
-                None => {
-                    drop(served);
-                    StatusKind::Denied
-                }
-            },
-        };
-        self.plans.remove(&batch);
-        self.leave(ticket);
-        self.say(Message::Declined { batch, why })
-    }
-
     /// Starts what can be started.
     fn begin(&mut self) -> Result<(), End> {
         self.ask()?;
@@ -430,19 +384,6 @@ impl<'a> Worker<'a> {
         self.posted(posted, OnStream::Ours, batch, true)
     }
 
-    fn post_theirs(&mut self, batch: u64) -> Result<(), End> {
-        let Some(theirs) = self.served.pop_front().filter(|theirs| theirs.batch == batch) else {
-            return Err(broken("the peer posted a round that was not accepted"));
-        };
-        let (send, receive): (&[Piece], &[Piece]) = match theirs.op {
-            Op::Read => (&theirs.pieces, &[]),
-            Op::Write => (&[], &theirs.pieces),
-        };
-        // SAFETY: `served` holds the memory and the lease, and is dropped only once the stream was seen idle, or never.
-        let posted = unsafe { self.comm.post(send, receive) };
-        self.posted(posted, OnStream::Theirs(theirs), batch, false)
-    }
-
     fn posted(&mut self, posted: Result<(), i32>, what: OnStream, batch: u64, mine: bool) -> Result<(), End> {
         let now = Instant::now();
         let until = now + self.shared.transfer_timeout;
@@ -476,14 +417,6 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(())
-    }
-
-    fn theirs_ended(&mut self, theirs: Theirs) -> Result<(), End> {
-        let Theirs { batch, served, ticket, .. } = theirs;
-        // Its permit first: whoever is told that the lease is over finds it so.
-        drop(served);
-        self.leave(ticket);
-        self.say(Message::Ended { batch })
     }
 
     fn ours_ended(&mut self) -> Result<(), End> {
@@ -566,54 +499,6 @@ impl<'a> Worker<'a> {
         // sides' streams.
         unsafe { ours.done.finish(status) };
     }
-
-    /// Ends what is left, as far as that can be said now.
-    fn finish(mut self, end: End) -> Ended {
-        self.end_queue(StatusKind::LinkLost);
-        let may_run = |asked: &Asked| matches!(asked.state, Round::Posted { here: false, .. });
-        let mut stuck = None;
-        if let End::Broken(error) = &end {
-            let _ = self.sink.say(Message::Broken(error.message().to_owned()).encode());
-            if self.flight.is_some() {
-                stuck = Some(self.comm.stream().abort(self.on).is_ok());
-            }
-        }
-        let mut in_doubt = stuck.is_some();
-        if let Some(asked) = self.asked.take() {
-            let posted = may_run(&asked);
-            in_doubt |= posted;
-            let overdue = asked.ours.abandon_at <= Instant::now();
-            let kind = if overdue { StatusKind::Abandoned } else { StatusKind::LinkLost };
-            // The peer may have posted its side although we have not ours.
-            let (local, remote) = (if posted { Quiet::AfterClose } else { Quiet::Yes }, Quiet::AfterClose);
-            let native = if let End::Broken(error) = &end { error.native().unwrap_or(0) } else { 0 };
-            self.end(asked.ours, Status { local, remote, ..Status::quiet(kind) }.with_native(native));
-        }
-        let mut served: Vec<_> = self.served.drain(..).collect();
-        let mut held = None;
-        match self.flight.take().map(|flight| flight.what) {
-            Some(OnStream::Theirs(theirs)) => held = Some(theirs),
-            _ if in_doubt => held = served.pop(),
-            _ => {}
-        }
-        for theirs in served {
-            drop(theirs.served);
-            self.leave(theirs.ticket);
-        }
-        let aborted = stuck.unwrap_or(true);
-        Ended { why: end, in_doubt, aborted, held: held.map(|theirs| (theirs.served, theirs.ticket)) }
-    }
-}
-
-/// How a link's work ended.
-pub(super) struct Ended {
-    pub(super) why: End,
-    /// Copies may be under way that no one saw end.
-    pub(super) in_doubt: bool,
-    /// The stream took its abort.
-    pub(super) aborted: bool,
-    /// What the copies in doubt may touch of ours on the peer's behalf.
-    pub(super) held: Option<(Served, Ticket)>,
 }
 
 fn broken(why: &str) -> End {
