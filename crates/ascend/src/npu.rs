@@ -43,7 +43,7 @@ impl Npu {
     /// `Unsupported`: there is no CANN, and what to set, or no such device. `ApiMisuse`: the configuration is wrong.
     /// `Resource`: the device is lost, or no thread is to be had.
     pub fn open(config: NpuConfig, limits: &Limits, janitor: &Janitor) -> Result<Arc<Self>> {
-        config.validate(limits)?;
+        config.validate()?;
         let cann = Cann::open(config.cann_path())?;
         let device = Device::open(cann, config.device(), config.slow_threads())?;
         let super_pod = device.ids().super_pod.map(|pod| u64::from(pod.id));
@@ -51,9 +51,11 @@ impl Npu {
         if let Some(warning) = &identity.warning {
             tracing::warn!(warning, "the node's name may not be its own");
         }
+        // Each transfer starts after one event at most, and each lease is pending for one.
+        let watched_max = limits.transfers() as usize + limits.leases() as usize;
         Ok(Arc::new(Self {
             identity,
-            events: EventPoller::new(device.clone(), janitor),
+            events: EventPoller::new(device.clone(), watched_max, janitor),
             bounce: Bounce::new(device.clone(), janitor),
             janitor: janitor.clone(),
             arrivals: Mutex::new(None),

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use common::{Gate, WAIT, eventually, npu, simulator, stream_and_event};
-use ropeway_ascend::{Event, HbmMemory, Npu, Stream, WatchId, Work};
+use ropeway_ascend::{Event, EventPoller, HbmMemory, Npu, Stream, WatchId, Work};
 use ropeway_core::{ErrorKind, Result};
 
 fn record(npu: &Npu, stream: &Stream, event: Event) -> Event {
@@ -177,6 +177,35 @@ fn events_that_have_not_fired_when_the_npu_closes_end_with_that() {
     drop(npu);
     assert_eq!(ended.recv_timeout(WAIT).unwrap().unwrap_err().kind(), ErrorKind::Closed);
     gate.open(&other);
+}
+
+#[test]
+fn events_beyond_the_limit_are_refused_and_there_is_room_again_after_one_has_fired() {
+    let Some(simulator) = simulator("limit of events") else { return };
+    let _shared = simulator.shared();
+    let npu = npu(simulator, 0);
+    let poller = EventPoller::new(npu.device().clone(), 2, npu.janitor());
+    let gate = Gate::new(&npu);
+    let (stream, event) = stream_and_event(&npu);
+    gate.close(&npu, &stream);
+    let event = Arc::new(record(&npu, &stream, event));
+    let watch = || {
+        let (send, ended) = channel();
+        let keep_alive = Box::new(event.clone());
+        // SAFETY: the event is the keep-alive.
+        unsafe { poller.watch(event.raw(), keep_alive, move |outcome| send.send(outcome).unwrap()) }
+            .map(|_| ended)
+    };
+    let (one, other) = (watch().unwrap(), watch().unwrap());
+    assert_eq!(watch().unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(poller.watched(), 2);
+    gate.open(&npu);
+    one.recv_timeout(WAIT).unwrap().unwrap();
+    other.recv_timeout(WAIT).unwrap().unwrap();
+    eventually("there is room again", || poller.watched() == 0);
+    watch().unwrap().recv_timeout(WAIT).unwrap().unwrap();
+    drop(poller);
+    eventually("the keep-alives are let go", || Arc::strong_count(&event) == 1);
 }
 
 #[test]

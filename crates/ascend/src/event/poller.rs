@@ -19,8 +19,6 @@ use super::has_fired;
 use crate::device::Device;
 use crate::error::{Code, Library};
 
-/// Events that are watched at a time.
-const WATCHED_MAX: usize = 16_384;
 /// The first pause after an event was found not to have fired, and the shortest.
 const PAUSE_MIN: Duration = Duration::from_micros(10);
 /// The longest pause.
@@ -41,6 +39,7 @@ pub struct WatchId(u64);
 pub struct EventPoller {
     shared: ManuallyDrop<Arc<Shared>>,
     device: Arc<Device>,
+    watched_max: usize,
     origin: Origin,
 }
 
@@ -73,11 +72,11 @@ struct Watch {
 }
 
 impl EventPoller {
-    /// A poller for events of `device`. Starts no thread yet.
-    pub fn new(device: Arc<Device>, janitor: &Janitor) -> Self {
+    /// A poller for events of `device`, at most so many at a time. Starts no thread yet.
+    pub fn new(device: Arc<Device>, watched_max: usize, janitor: &Janitor) -> Self {
         let shared = Shared { state: Mutex::default(), changed: Condvar::new(), janitor: janitor.clone() };
         let origin = device.origin();
-        Self { shared: ManuallyDrop::new(Arc::new(shared)), device, origin }
+        Self { shared: ManuallyDrop::new(Arc::new(shared)), device, watched_max, origin }
     }
 
     /// Calls `done` once, on the poller's thread, after `event` has fired, or with the error that asking after it gave.
@@ -100,11 +99,11 @@ impl EventPoller {
             return Err(error);
         }
         let mut state = self.shared.lock();
-        let refused = if state.taken + state.added.len() >= WATCHED_MAX {
+        let refused = if state.taken + state.added.len() >= self.watched_max {
             Some(Error::new(
                 ErrorKind::Full,
                 "watch event",
-                format!("{WATCHED_MAX} events are watched already; wait for some to fire"),
+                format!("{} events are watched already; wait for some to fire", self.watched_max),
             ))
         } else {
             self.start(&mut state).err()

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ropeway_core::{Error, ErrorKind, Limits, Result};
+use ropeway_core::{Error, ErrorKind, Result};
 
 use crate::node::Machine;
 
@@ -160,15 +160,16 @@ impl NpuConfig {
         self.connect_timeout
     }
 
-    /// How long one native transfer may take before its link is given up. 60 s: longer than the hardware's own retries
-    /// (about 30 s with the defaults of HCCL_RDMA_TIMEOUT and HCCL_RDMA_RETRY_CNT), so that the hardware gives up first.
+    /// How long a matched send and receive of hccl may take before its communicator is given up. 60 s: longer than the
+    /// hardware's own retries (about 30 s with the defaults of HCCL_RDMA_TIMEOUT and HCCL_RDMA_RETRY_CNT), so that the
+    /// hardware gives up first. On the other transports `Limits::abandon_after` decides.
     #[must_use]
     pub fn with_transfer_timeout(mut self, timeout: Duration) -> Self {
         self.transfer_timeout = timeout;
         self
     }
 
-    /// How long one native transfer may take.
+    /// How long a matched send and receive of hccl may take.
     pub fn transfer_timeout(&self) -> Duration {
         self.transfer_timeout
     }
@@ -211,11 +212,11 @@ impl NpuConfig {
         &self.machine
     }
 
-    /// Checks the settings against each other and against the engine's limits.
+    /// Checks the settings.
     ///
     /// # Errors
     /// `ApiMisuse`, naming the setting, its value and the range.
-    pub fn validate(&self, limits: &Limits) -> Result<()> {
+    pub fn validate(&self) -> Result<()> {
         let wrong = |message: String| Err(Error::new(ErrorKind::ApiMisuse, "open NPU", message));
         if self.ports.is_empty() || *self.ports.start() == 0 {
             return wrong(format!(
@@ -232,12 +233,29 @@ impl NpuConfig {
         if !(1..=256).contains(&self.slow_threads) {
             return wrong(format!("slow_threads {}: give 1 to 256", self.slow_threads));
         }
-        if self.transfer_timeout < limits.abandon_after() / 8 {
-            tracing::warn!(
-                transfer_timeout = ?self.transfer_timeout,
-                "a short transfer_timeout gives whole links up, with all transfers on them"
-            );
-        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_break_links_are_refused_by_name() {
+        let wrong = [
+            ("ports", NpuConfig::new(0).with_ports(RangeInclusive::new(2, 1))),
+            ("ports", NpuConfig::new(0).with_ports(0..=9)),
+            ("device_port", NpuConfig::new(0).with_device_port(0)),
+            ("timeout", NpuConfig::new(0).with_connect_timeout(Duration::ZERO)),
+            ("timeout", NpuConfig::new(0).with_transfer_timeout(Duration::from_micros(999))),
+            ("slow_threads", NpuConfig::new(0).with_slow_threads(0)),
+        ];
+        for (name, config) in wrong {
+            let error = config.validate().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ApiMisuse);
+            assert!(error.message().contains(name), "{error}");
+        }
+        NpuConfig::new(0).validate().unwrap();
     }
 }
