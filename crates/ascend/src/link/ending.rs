@@ -225,7 +225,7 @@ impl LinkCore {
 
     fn let_probe_go(&self) {
         let slot = self.tables().probe_slot.take();
-        let Ok(probe) = self.shared.probe() else { return };
+        let Some(probe) = self.shared.probe_if_any() else { return };
         if let Some(slot) = slot {
             probe.give_slot(slot);
         }

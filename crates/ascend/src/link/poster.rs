@@ -13,8 +13,8 @@ use super::lane::Next;
 const SLEEP_MIN: Duration = Duration::from_micros(20);
 
 /// Wakes the thread, and tells it which links have something to do.
-#[derive(Default)]
 pub(super) struct Poster {
+    enter: Box<dyn Fn() + Send + Sync>,
     queue: Mutex<Queue>,
     bell: Condvar,
     turns: AtomicU64,
@@ -23,7 +23,7 @@ pub(super) struct Poster {
 #[derive(Default)]
 struct Queue {
     rung: Vec<Arc<LinkCore>>,
-    started: bool,
+    running: bool,
     parked: bool,
     stopping: bool,
 }
@@ -34,28 +34,42 @@ struct Active {
 }
 
 impl Poster {
-    /// Starts the thread, once.
-    pub(super) fn start(
-        self: &Arc<Self>,
-        enter: impl FnOnce() + Send + 'static,
-    ) -> Result<(), std::io::Error> {
-        let mut queue = self.lock();
-        if queue.started {
+    /// `enter` is called first on the thread.
+    pub(super) fn new(enter: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            enter: Box::new(enter),
+            queue: Mutex::default(),
+            bell: Condvar::new(),
+            turns: AtomicU64::new(0),
+        })
+    }
+
+    /// Starts the thread, unless it is there.
+    pub(super) fn start(self: &Arc<Self>) -> Result<(), std::io::Error> {
+        self.start_locked(&mut self.lock())
+    }
+
+    fn start_locked(self: &Arc<Self>, queue: &mut Queue) -> Result<(), std::io::Error> {
+        if queue.running {
             return Ok(());
         }
         let me = Arc::clone(self);
         std::thread::Builder::new().name("ropeway-npu-post".into()).spawn(move || {
-            enter();
+            (me.enter)();
             me.work();
         })?;
-        queue.started = true;
+        queue.running = true;
         Ok(())
     }
 
     /// The link has something to do.
-    pub(super) fn ring(&self, link: Arc<LinkCore>) {
+    pub(super) fn ring(self: &Arc<Self>, link: Arc<LinkCore>) {
         let mut queue = self.lock();
         queue.rung.push(link);
+        // It had ended with the transport, and a link's own end came later.
+        if let Err(error) = self.start_locked(&mut queue) {
+            tracing::error!(%error, "no posting thread is to be had; a link stands still");
+        }
         let parked = queue.parked;
         drop(queue);
         if parked {
@@ -115,6 +129,7 @@ impl Poster {
                 return true;
             }
             if queue.stopping && idle {
+                queue.running = false;
                 return false;
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));

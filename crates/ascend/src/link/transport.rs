@@ -53,9 +53,15 @@ impl DeviceTransport {
             alignment: most.alignment,
             ..Capabilities::of(native.kind())
         };
+        let here = Arc::clone(&native);
+        let enter = move || {
+            if let Err(error) = here.enter() {
+                tracing::error!(%error, "the device's context cannot be installed; nothing will be moved");
+            }
+        };
         let shared = Arc::new(Shared {
             native,
-            poster: Arc::default(),
+            poster: Poster::new(enter),
             timing,
             transfers_max: limits.transfers_per_peer() as usize,
             fenced_max: limits.leases() as usize,
@@ -83,16 +89,8 @@ impl Transport for DeviceTransport {
     }
 
     fn link(&self, config: LinkConfig) -> Result<Arc<dyn Link>> {
-        let native = Arc::clone(&self.shared.native);
-        let enter = move || {
-            if let Err(error) = native.enter() {
-                tracing::error!(%error, "the device's context cannot be installed; nothing will be moved");
-            }
-        };
-        self.shared
-            .poster
-            .start(enter)
-            .map_err(|error| Error::os("link", "starting the posting thread", error))?;
+        let started = self.shared.poster.start();
+        started.map_err(|error| Error::os("link", "starting the posting thread", error))?;
         self.shared.link_begins()?;
         let core = LinkCore::new(&self.shared, &config);
         // Weakly: the session holds the inbox.
@@ -164,6 +162,11 @@ impl Shared {
                 regions.remove(&region);
             }
         }
+    }
+
+    /// The probe memory, if a link has needed it.
+    pub(super) fn probe_if_any(&self) -> Option<Arc<Probe>> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The probe memory; made with the first link. On slow threads.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ropeway_core::{ErrorKind, Op, Quiet, StatusKind};
-use ropeway_transport::{Fenced, Refusal};
+use ropeway_transport::{Fenced, Refusal, Transport as _};
 
 use super::fake::{Call, Fate};
 use super::rig::{List, Order, TIMING, Told, eventually, grant, is_all, memory, pair, region, soon};
@@ -236,4 +236,33 @@ fn a_batch_that_meets_the_end_is_refused_or_ended_never_lost() {
     });
     near.sink.await_closed();
     eventually("the far side ends, too", || far.sink.is_closed());
+}
+
+#[test]
+fn a_link_that_outlives_its_transport_still_ends() {
+    let (near, far) = pair();
+    far.lend(1, 4096, 7, &near);
+    near.transport.close();
+    far.transport.close();
+    // Until the posting threads are gone.
+    std::thread::sleep(Duration::from_millis(20));
+    near.link.close();
+    near.sink.await_closed();
+    far.sink.await_closed();
+}
+
+#[test]
+fn closed_is_told_after_every_end() {
+    let (near, far) = pair();
+    far.lend(1, 1 << 20, 7, &near);
+    far.sink.lease(grant(1), Op::Read);
+    let ours = memory(1 << 20, 9);
+    let order = || Order::new(Op::Read, grant(1), List::pieces(1 << 20, 4096), &ours, region(1));
+    let sent: Vec<_> = (0..16).map(|_| order().post(&*near.link)).collect();
+    near.link.close();
+    near.sink.await_closed();
+    for sent in sent {
+        // Also those whose destinations had to be cleared first.
+        assert!(sent.is_done(), "closed was told before the end of a batch");
+    }
 }
