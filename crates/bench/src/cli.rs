@@ -182,6 +182,9 @@ pub(crate) struct Npu {
     /// The CANN to use (a folder with lib64); by default where the engine looks (ROPEWAY_CANN_PATH first).
     #[arg(long, value_name = "DIR")]
     pub(crate) cann: Option<PathBuf>,
+    /// hixl by its C functions (CANN 9.1 and later) instead of its C++ class. Both sides the same.
+    #[arg(long)]
+    pub(crate) c_api: bool,
 }
 
 impl Engine {
@@ -197,7 +200,7 @@ impl Engine {
     /// The same for the producer.
     pub(crate) fn of_producer(&self) -> Self {
         let device = self.npu.devices.last().copied().or(self.transport.is_device().then_some(1));
-        let npu = Npu { devices: device.into_iter().collect(), cann: self.npu.cann.clone() };
+        let npu = Npu { devices: device.into_iter().collect(), ..self.npu.clone() };
         Self { npu, ..self.clone() }
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn open(options: &cli::Engine, listen: Option<SocketAddr>, auth: &Aut
         builder = builder.insecure();
     }
     if let Some(device) = options.device() {
-        let mut config = NpuConfig::new(device);
+        let mut config = NpuConfig::new(device).with_c_api(options.npu.c_api);
         if let Some(cann) = &options.npu.cann {
             config = config.with_cann_path(cann);
         }

@@ -48,6 +48,7 @@ fn npu(npu: &cli::Npu) -> Vec<OsString> {
     if let Some(cann) = &npu.cann {
         words.extend(["--cann".into(), cann.into()]);
     }
+    words.extend(npu.c_api.then(|| "--c-api".into()));
     words
 }
 

@@ -92,6 +92,7 @@ fn moves(machine: &Machine, line: &str) -> Value {
 #[test]
 fn a_prompt_moves_between_two_devices_over_hixl_in_each_direction_that_hccs_has() {
     let Some(machine) = Machine::new("pd_hixl", &SimCann::default()) else { return };
+    assert_eq!(moves(&machine, "--transport hixl --c-api")["transport"], "hixl");
     for (direction, op) in [("rD2D", "read"), ("D2rD", "write"), ("rD2H", "read"), ("H2rD", "write")] {
         let printed = moves(&machine, &format!("--transport hixl --devices 0,1 --direction {direction}"));
         assert_eq!((&printed["transport"], &printed["direction"]), (&"hixl".into(), &direction.into()));
@@ -111,7 +112,9 @@ fn a_prompt_moves_over_communicators_of_an_old_release() {
 #[test]
 fn a_prompt_moves_over_ipc_and_hccl() {
     let Some(machine) = Machine::new("pd_ipc", &SimCann::default()) else { return };
-    for line in ["--transport ipc", "--transport ipc --op write", "--transport hccl", "--transport hccl --op write"] {
+    for line in
+        ["--transport ipc", "--transport ipc --op write", "--transport hccl", "--transport hccl --op write"]
+    {
         let printed = moves(&machine, line);
         assert_eq!(printed["transport"], line.split(' ').nth(1).unwrap());
     }

@@ -7,8 +7,9 @@ use clap::Args;
 
 use crate::step::Step;
 
-/// The device transports' facts, by the names of the tests.
-const CONFORMANCE: &str = "test --locked --no-fail-fast --test conformance -- hixl ipc hccl";
+/// The facts of all device transports, one at a time: there are but two devices.
+const CONFORMANCE: &str =
+    "test --locked --no-fail-fast --package ropeway-ascend --test conformance -- --test-threads 1";
 
 #[derive(Args)]
 pub(crate) struct Hardware {

@@ -45,7 +45,9 @@ fn units() -> Outcome {
 
 fn ascend() -> Outcome {
     let packages = "-p ascend-sys -p ropeway-ascend -p ropeway-ascend-sim";
-    some_tests(Step::cargo("test --locked --no-fail-fast --lib --bins --tests --examples").args(packages).run())
+    some_tests(
+        Step::cargo("test --locked --no-fail-fast --lib --bins --tests --examples").args(packages).run(),
+    )
 }
 
 fn doctests() -> Outcome {
