@@ -266,3 +266,25 @@ fn closed_is_told_after_every_end() {
         assert!(sent.is_done(), "closed was told before the end of a batch");
     }
 }
+
+#[test]
+fn an_engine_that_is_gone_lets_go_of_its_library() {
+    for closes_first in 0..2 {
+        let (near, far) = pair();
+        far.lend(1, 4096, 7, &near);
+        far.sink.lease(grant(1), Op::Write);
+        let ours = memory(4096, 9);
+        let sent =
+            Order::new(Op::Write, grant(1), List::pieces(4096, 4096), &ours, region(1)).post(&*near.link);
+        assert!(sent.status().is_completed());
+        let libraries = [near.hardware.clone(), far.hardware.clone()];
+        [&near, &far][closes_first].link.close();
+        near.sink.await_closed();
+        far.sink.await_closed();
+        // At once, as an engine does when nothing is held any more.
+        near.transport.close();
+        far.transport.close();
+        drop((near, far));
+        eventually("nothing has the libraries", || libraries.iter().all(|library| library.holders() == 1));
+    }
+}

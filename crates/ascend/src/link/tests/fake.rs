@@ -112,6 +112,11 @@ impl Hardware {
         Self(Arc::new(Inner { state: Mutex::new(state), changed: Condvar::new() }))
     }
 
+    /// Who has the library: this handle among them.
+    pub(super) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap()
     }
