@@ -15,7 +15,7 @@ use super::codes;
 use super::config::{Here, HixlConfig, Ports, modes};
 use super::here::{cstring, ids, release, unstarted};
 use super::limits::limits;
-use super::links::Links;
+use super::links::{Line, Links, Shut};
 use super::offer::{Api, Mode, Offer};
 use super::region::{Description, spans};
 use super::registry::{Key, Registers, Registry, Span};
@@ -26,7 +26,8 @@ use crate::device::{Bound, Device, Work};
 use crate::error::recent_text;
 use crate::hbm::HUGE_PAGE;
 use crate::link::{
-    Connected, Desc, Imported, Mover, MoverLimits, Native, Polled, PostError, Request, Teardown,
+    Busy, Connected, Desc, Failure, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
+    Teardown,
 };
 use crate::node::Chip;
 use crate::npu::Npu;
@@ -147,9 +148,10 @@ impl Native for HixlClass {
         Ok(Box::new(ClassMover {
             shared: Arc::clone(&self.shared),
             name,
-            peer,
             way,
-            connected: false,
+            line: self.shared.links.line(peer.engine),
+            peer,
+            life: None,
             outstanding: 0,
             regions: HashMap::new(),
         }))
@@ -170,7 +172,9 @@ struct ClassMover {
     name: CString,
     peer: Offer,
     way: Way,
-    connected: bool,
+    line: Arc<Line>,
+    /// The life of the link in which this session uses it.
+    life: Option<u64>,
     outstanding: u32,
     regions: HashMap<RegionId, Key>,
 }
@@ -224,66 +228,69 @@ unsafe impl Mover for ClassMover {
 
     fn connect(&mut self, timeout: Duration) -> Result<Connected> {
         let until = Instant::now() + timeout;
-        let shared = Arc::clone(&self.shared);
-        if !self.connected && !shared.links.take(self.peer.engine, until) {
-            let message = format!("another session still has the link to {}", self.peer.engine);
-            return Err(Error::new(ErrorKind::Full, "connect with HIXL", message));
+        let line = Arc::clone(&self.line);
+        let Some(change) = line.change(until) else {
+            let message = format!("another session with {} keeps its link busy", self.peer.engine);
+            return Err(Error::new(ErrorKind::TimedOut, "connect with HIXL", message));
+        };
+        if change.was_up {
+            // Regions that came later are not known to it, nobody's requests are in flight: it is made anew.
+            self.reset();
         }
         let mut answer = self.try_connect(until);
-        let in_the_way = match answer {
+        if matches!(answer, Err(code::ALREADY_CONNECTED | code::NOT_CONNECTED)) {
             // Left over from a peer's former life, or from a connect that was given up: not the link that was asked for.
-            Err(code::ALREADY_CONNECTED) => !self.connected,
-            Err(code::NOT_CONNECTED) => true,
-            _ => false,
-        };
-        if in_the_way {
             self.reset();
             answer = self.try_connect(until);
         }
-        self.connected = matches!(answer, Ok(()) | Err(code::ALREADY_CONNECTED));
+        let joins = self.life.is_none_or(|life| !line.lives(life));
         match answer {
-            Ok(()) => Ok(Connected::New),
-            Err(code::ALREADY_CONNECTED) => Ok(Connected::Already),
+            Ok(()) | Err(code::ALREADY_CONNECTED) => {
+                self.life = Some(change.made(joins));
+                Ok(if answer.is_ok() { Connected::New } else { Connected::Already })
+            }
             Err(number) => {
-                let text = recent_text(shared.device.acl());
+                let text = recent_text(self.shared.device.acl());
                 if number == code::TIMEOUT {
                     // Given up by the caller, it may still be made, and would be in the way of the next one.
                     self.reset();
                 }
-                shared.links.give(self.peer.engine);
+                change.gone();
                 Err(codes::unconnected(number, &self.peer.engine.to_string(), text.as_deref()))
             }
         }
     }
 
     fn disconnect(&mut self, timeout: Duration) -> Teardown {
-        let proof = if self.outstanding == 0 { Teardown::Proven } else { Teardown::Unproven };
-        if !self.connected {
-            return proof;
-        }
+        let quiet = self.outstanding == 0;
+        let proof = if quiet { Teardown::Proven } else { Teardown::Unproven };
+        let Some(life) = self.life.take() else { return proof };
+        // Left to the hardware's retry window, which the link engine waits out: their numbers mean nothing any more.
+        self.outstanding = 0;
+        let line = Arc::clone(&self.line);
+        let Some(change) = line.leave(life, quiet) else { return proof };
         match self.shared.hixl.disconnect(&self.name, millis(timeout.max(TIMEOUT_MIN))) {
             Ok(()) | Err(code::NOT_CONNECTED) => {}
             Err(number) => {
                 let text = recent_text(self.shared.device.acl());
-                let error = codes::failed(
-                    number,
-                    "disconnect with HIXL",
-                    self.name.to_string_lossy().as_ref(),
-                    text.as_deref(),
-                );
+                let name = self.name.to_string_lossy();
+                let error = codes::failed(number, "disconnect with HIXL", &name, text.as_deref());
                 tracing::warn!(%error, "a link may still be there");
             }
         }
-        self.connected = false;
-        // Left to the hardware's retry window, which the link engine waits out: their numbers mean nothing any more.
-        self.outstanding = 0;
-        self.shared.links.give(self.peer.engine);
+        change.gone();
         self.shared.registry().sweep(&*self.shared);
         proof
     }
 
     #[inline]
     fn post(&mut self, op: Op, descs: &[Desc]) -> Result<Request, PostError> {
+        let Some(life) = self.life else { return Err(cut_off()) };
+        match self.line.begin(life) {
+            Ok(()) => {}
+            Err(Shut::ForNow) => return Err(PostError::Busy(Busy { code: 0 })),
+            Err(Shut::ForGood) => return Err(cut_off()),
+        }
         // SAFETY: the link engine keeps the memory of a request until it is `Done`, `Over`, or its link was torn down and the
         // window has passed, as this trait asks of it.
         match unsafe { self.shared.hixl.post(&self.name, op, descs) } {
@@ -291,13 +298,23 @@ unsafe impl Mover for ClassMover {
                 self.outstanding += 1;
                 Ok(Request(request))
             }
-            Err(number) => Err(codes::posted(number)),
+            Err(number) => {
+                self.line.end(life);
+                Err(codes::posted(number))
+            }
         }
     }
 
     #[inline]
     fn poll(&mut self, request: Request) -> Polled {
+        let Some(life) = self.life.filter(|life| self.line.lives(*life)) else {
+            // Another session has torn the link down, and the request's number with it.
+            return Polled::Failed(Failure::Latched { code: code::NOT_CONNECTED.cast_signed() });
+        };
         let polled = codes::polled(self.shared.hixl.status(request.0));
+        if polled != Polled::Waiting {
+            self.line.end(life);
+        }
         if polled == Polled::Done {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
@@ -317,7 +334,7 @@ unsafe impl Mover for ClassMover {
 
 impl Drop for ClassMover {
     fn drop(&mut self) {
-        if self.connected || !self.regions.is_empty() {
+        if self.life.is_some() || !self.regions.is_empty() {
             // The registrations count on, so their memory stays; `links` keeps the library from letting go of any.
             tracing::warn!(peer = %self.peer.engine, "a link by HIXL was left as it was; its regions stay registered");
         }
@@ -376,6 +393,11 @@ impl Drop for Shared {
             hixl.end();
         });
     }
+}
+
+/// No link, or one that another session has torn down.
+fn cut_off() -> PostError {
+    PostError::Failed(Failure::Latched { code: code::NOT_CONNECTED.cast_signed() })
 }
 
 /// A time as the library takes it: above 0.
