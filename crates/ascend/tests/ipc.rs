@@ -1,5 +1,8 @@
 //! What ipc does when copies fail, are late, or cannot be had: typed ends, and memory held as long as it is written.
 
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ropeway::{
@@ -32,11 +35,14 @@ struct Side {
 
 impl Side {
     fn new(simulator: &Simulator, device: u32) -> Self {
-        let config = NpuConfig::new(device)
-            .with_cann_path(simulator.root())
-            .with_node("node0")
-            .with_hold(Duration::from_millis(300));
-        let engine = Engine::builder().transports(&[TransportKind::Ipc]).npu(config).open().unwrap();
+        Self::held(simulator.root(), device, Duration::from_millis(300))
+    }
+
+    fn held(root: &Path, device: u32, hold: Duration) -> Self {
+        let config = NpuConfig::new(device).with_cann_path(root).with_node("node0").with_hold(hold);
+        let here = "127.0.0.1:0".parse().unwrap();
+        let engine =
+            Engine::builder().transports(&[TransportKind::Ipc]).listen(here).npu(config).open().unwrap();
         let region = engine.alloc_npu(BLOCK * u64::from(BLOCKS)).unwrap();
         let part = Strided::dense(0, BLOCK, BLOCKS);
         let cache = engine.cache("kv").group("g0", 1).part("p", &region, part).publish().unwrap();
@@ -235,4 +241,51 @@ fn host_memory_is_read_into_and_written_from_through_stages() {
         pair.owner.region.read(0, &mut came).unwrap();
         assert!(came == stamp(2), "{name}: other bytes than ours");
     }
+}
+
+/// Set in the process that [`a_dead_peers_blocks_come_back_without_waiting_for_its_hardware`] starts: descriptor, token.
+const CHILD: &str = "ROPEWAY_TEST_IPC_CHILD";
+
+/// Not a test: the peer that is killed, with a grant to write and the region imported.
+#[test]
+#[expect(clippy::print_stderr, reason = "what its parent waits for")]
+fn peer_process() {
+    let Ok(asked) = std::env::var(CHILD) else { return };
+    let (descriptor, token) = asked.split_once(' ').unwrap();
+    let side = Side::held(&SimCann::default().root().unwrap(), 0, Duration::from_millis(300));
+    let peer = side.engine.connect(&descriptor.parse().unwrap(), WAIT).unwrap().wait().unwrap();
+    let route = peer.route(&side.cache, "kv", WAIT).unwrap().wait().unwrap();
+    let grant = peer.claim(&token.parse().unwrap(), WAIT).unwrap().wait().unwrap();
+    side.fill(6);
+    let plan = route.write(&grant, &[&all()], &[&all()]).unwrap();
+    plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap();
+    eprintln!("written");
+    std::thread::sleep(WAIT);
+}
+
+#[test]
+fn a_dead_peers_blocks_come_back_without_waiting_for_its_hardware() {
+    let name = "a_dead_peers_blocks_come_back_without_waiting_for_its_hardware";
+    let Some(simulator) = simulator(name) else { return };
+    let _shared = simulator.shared();
+    // Longer than the test may take.
+    let owner = Side::held(simulator.root(), 1, Duration::from_secs(3_600));
+    let lease = owner.cache.lease(&[&all()], Rights::Write, LeaseOptions::default()).unwrap();
+    let asked = format!("{} {}", owner.engine.descriptor(), lease.token());
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["peer_process", "--exact", "--nocapture"])
+        .env(CHILD, asked)
+        .env("ROPEWAY_SIM_STATE", simulator.state())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("written")), "the peer process failed");
+    assert!(owner.is_all(6));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let freed = lease.wait_free(WAIT).expect("its process is proven dead");
+    assert_ne!(freed.outcome, Outcome::Done);
+    owner.fill(7);
+    owner.region.close(WAIT).unwrap();
 }
