@@ -14,6 +14,12 @@ use ropeway_ascend::hixl::way::Way;
 use ropeway_ascend::link::{Connected, Failure, Polled, PostError, Teardown};
 use ropeway_core::{ErrorKind, Op};
 
+/// A loopback address that no other process of these tests has, for fixed ports.
+fn own_address() -> std::net::IpAddr {
+    let pid = std::process::id().to_be_bytes();
+    [127, 64 | pid[1], pid[2], pid[3]].into()
+}
+
 const BOTH: [Api; 2] = [Api::Class, Api::C];
 
 #[test]
@@ -78,7 +84,7 @@ fn a_port_in_use_is_passed_over_and_the_next_one_is_published() {
         let narrow = |last: u16| {
             move |config: &mut HixlConfig| {
                 config.ports = 17_990..=last;
-                config.address = Some([127, 0, 0, 4].into());
+                config.address = Some(own_address());
             }
         };
         let one = End::open(simulator, 0, api, narrow(17_991));
@@ -140,6 +146,12 @@ fn a_region_that_came_late_is_usable_after_connecting_anew() {
         from.connect();
         from.run(Op::Read, &[desc]).unwrap();
         assert_eq!(one.bytes()[..4096], pattern(4096, 1));
+        // The same without a disconnect between: a link that is there already is not the one that is asked for.
+        let later = two.npu.alloc(REGION as u64).unwrap();
+        let description = to.mover().register(id(10), &later).unwrap();
+        let base = from.mover().import(id(10), REGION as u64, &description).unwrap().base;
+        from.connect();
+        from.run(Op::Read, &[ropeway_ascend::link::Desc { remote: base, ..desc }]).unwrap();
         from.mover().disconnect(SHORT);
     }
 }
@@ -188,7 +200,7 @@ fn a_peer_that_started_anew_at_the_same_port_is_reached_again() {
         let one = End::open(simulator, 0, api, |_| {});
         let at = |config: &mut HixlConfig| {
             config.ports = 17_985..=17_985;
-            config.address = Some([127, 0, 0, 5].into());
+            config.address = Some(own_address());
             config.device_ports.base = 15_500;
         };
         let two = End::open(simulator, 1, api, at);

@@ -233,13 +233,10 @@ unsafe impl Mover for ClassMover {
             let message = format!("another session with {} keeps its link busy", self.peer.engine);
             return Err(Error::new(ErrorKind::TimedOut, "connect with HIXL", message));
         };
-        if change.was_up {
-            // Regions that came later are not known to it, nobody's requests are in flight: it is made anew.
-            self.reset();
-        }
         let mut answer = self.try_connect(until);
         if matches!(answer, Err(code::ALREADY_CONNECTED | code::NOT_CONNECTED)) {
-            // Left over from a peer's former life, or from a connect that was given up: not the link that was asked for.
+            // One that does not know regions that came later, or left over from a peer's former life or from a connect that
+            // was given up: not the link that is asked for. Nothing of ours is in flight on it.
             self.reset();
             answer = self.try_connect(until);
         }

@@ -53,11 +53,7 @@ pub(super) enum Shut {
 }
 
 /// A slow thread's right to make or end the link. Others wait until it is [settled](Self::settle).
-pub(super) struct Change<'a> {
-    line: &'a Line,
-    /// The library had it before.
-    pub(super) was_up: bool,
-}
+pub(super) struct Change<'a>(&'a Line);
 
 impl Links {
     pub(super) fn line(&self, peer: SocketAddr) -> Arc<Line> {
@@ -113,7 +109,7 @@ impl Line {
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.changing = true;
-        let change = Change { line: self, was_up: state.up };
+        let change = Change(self);
         drop(state);
         self.word.fetch_or(SHUT, Ordering::AcqRel);
         while self.word.load(Ordering::Acquire) & COUNT > 0 {
@@ -142,7 +138,7 @@ impl Line {
         }
         state.changing = true;
         self.word.fetch_or(SHUT, Ordering::AcqRel);
-        Some(Change { line: self, was_up: true })
+        Some(Change(self))
     }
 
     fn is_up(&self) -> bool {
@@ -158,31 +154,31 @@ impl Line {
 impl Change<'_> {
     /// It is made: gives its life, in which one session more uses it when `joins`.
     pub(super) fn made(self, joins: bool) -> u64 {
-        let mut state = self.line.lock();
+        let mut state = self.0.lock();
         state.users += u32::from(joins);
         state.up = true;
         state.changing = false;
-        let word = self.line.word.fetch_and(!SHUT, Ordering::AcqRel);
-        self.line.changed.notify_all();
+        let word = self.0.word.fetch_and(!SHUT, Ordering::AcqRel);
+        self.0.changed.notify_all();
         word / LIFE
     }
 
     /// It is gone, for all sessions.
     pub(super) fn gone(self) {
-        let mut state = self.line.lock();
+        let mut state = self.0.lock();
         *state = State::default();
-        let life = self.line.word.load(Ordering::Acquire) / LIFE;
+        let life = self.0.word.load(Ordering::Acquire) / LIFE;
         // Who still has requests of the life that ended touches the count no more.
-        self.line.word.store(life.wrapping_add(1) * LIFE, Ordering::Release);
-        self.line.changed.notify_all();
+        self.0.word.store(life.wrapping_add(1) * LIFE, Ordering::Release);
+        self.0.changed.notify_all();
     }
 
     /// Nothing was changed.
     fn give_up(self) {
-        let mut state = self.line.lock();
+        let mut state = self.0.lock();
         state.changing = false;
-        self.line.word.fetch_and(!SHUT, Ordering::AcqRel);
-        self.line.changed.notify_all();
+        self.0.word.fetch_and(!SHUT, Ordering::AcqRel);
+        self.0.changed.notify_all();
     }
 }
 
@@ -204,7 +200,6 @@ mod tests {
         line.end(life);
         line.end(life);
         let change = line.change(soon()).unwrap();
-        assert!(change.was_up);
         assert_eq!(line.begin(life), Err(Shut::ForNow));
         assert_eq!(change.made(true), life, "for the others it is the same link");
         line.begin(life).unwrap();
