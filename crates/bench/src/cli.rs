@@ -94,7 +94,7 @@ The curves are those of HIXL's own benchmark (benchmarks/performance_en.md, 2026
 const DOCTOR_NOTES: &str = "The exit code is 0 when nothing is wrong, 1 when something is, and 3 when nothing is but there is no CANN:
 then everything works but the NPU transports.";
 
-const HARDWARE_NOTES: &str = "Takes about ten minutes, and two NPUs that nothing else uses. `cargo xtask hardware` runs the conformance suite
+const HARDWARE_NOTES: &str = "Takes about a quarter of an hour, and two NPUs that nothing else uses. `cargo xtask hardware` runs the conformance suite
 before, and keeps what it said in the same report. docs/HARDWARE.md says which questions are settled by what.";
 
 /// Which way to move the bytes.
