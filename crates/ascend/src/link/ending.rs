@@ -70,6 +70,8 @@ enum Step {
     },
     /// A slow call is at it.
     Busy,
+    /// Disconnected, and what was in flight may go on for ever: never quiet.
+    Stuck,
     /// Disconnected; the hardware may go on until then.
     Holding {
         until: Instant,
@@ -159,7 +161,7 @@ impl LinkCore {
                 }
                 self.take_step(move |me| me.finish_end(gone))
             }
-            Step::Not | Step::Draining | Step::Busy | Step::Done => return None,
+            Step::Not | Step::Draining | Step::Busy | Step::Stuck | Step::Done => return None,
         };
         if started {
             return None;
@@ -183,6 +185,15 @@ impl LinkCore {
     fn tear_down(&self, dirty: bool) {
         let disconnect = self.shared.timing.disconnect;
         let proof = self.mover().as_mut().map_or(Teardown::Proven, |mover| mover.disconnect(disconnect));
+        if proof == Teardown::Never {
+            tracing::error!(
+                kind = self.kind().name(),
+                "what was in flight on a link neither ended nor let itself be stopped: its memory stays withheld until this \
+                 process ends"
+            );
+            self.tables().ending.step = Step::Stuck;
+            return;
+        }
         let now = Instant::now();
         let until = match proof {
             Teardown::Unproven if dirty => now + self.shared.timing.window,

@@ -130,6 +130,10 @@ pub enum Teardown {
     /// The library said that the link is gone, or said nothing: what the hardware had may still go on for its retry window.
     /// The engine holds the memory until then.
     Unproven,
+    /// Something that was posted may still be under way, and no time is known after which it is not (copies by a device of
+    /// this host that neither ended nor let themselves be aborted). The engine never calls the link quiet: its memory stays
+    /// withheld until the process ends.
+    Never,
 }
 
 /// No room now (203900, a full submission queue, no free stream): nothing was started. The engine tries again later.

@@ -59,6 +59,24 @@ fn a_teardown_that_proves_the_end_holds_nothing() {
 }
 
 #[test]
+fn what_never_ends_is_never_called_quiet() {
+    let (near, far) = pair();
+    let theirs = far.lend(1, 4096, 7, &near);
+    far.sink.lease(grant(1), Op::Write);
+    let ours = memory(4096, 9);
+    near.hardware.teardown(Teardown::Never);
+    near.hardware.script(&[Fate::Latches(507_018)]);
+    let sent = Order::new(Op::Write, grant(1), List::pieces(4096, 4096), &ours, region(1)).post(&*near.link);
+    assert_eq!(sent.status().local, Quiet::AfterClose);
+    near.hardware.await_call(|call| *call == Call::Disconnect);
+    std::thread::sleep(TIMING.window * 2);
+    assert!(!near.sink.is_closed(), "called quiet by time alone");
+    near.hardware.land();
+    assert!(is_all(&theirs, 9));
+    assert_eq!(near.hardware.count(|call| matches!(call, Call::Release(_))), 0, "its imports stay mapped");
+}
+
+#[test]
 fn a_transfer_given_up_in_flight_costs_the_link_and_is_held_for_the_window() {
     let (near, far) = pair();
     far.lend(1, 4096, 7, &near);
