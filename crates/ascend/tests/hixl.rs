@@ -2,8 +2,9 @@
 
 mod hixl_ends;
 
+use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use hixl_ends::*;
@@ -18,6 +19,20 @@ use ropeway_core::{ErrorKind, Op};
 fn own_address() -> std::net::IpAddr {
     let pid = std::process::id().to_be_bytes();
     [127, 64 | pid[1], pid[2], pid[3]].into()
+}
+
+/// The first of `count` ports that nothing has, below those that the system gives out by itself. A choice may be taken from
+/// us before we use it: who can, chooses again.
+fn free_ports(count: u16) -> u16 {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let own = (std::process::id() % 1_000) as u16 * 10;
+    for _ in 0..1_000 {
+        let first = 20_000 + (own + TRIED.fetch_add(count, Ordering::Relaxed)) % 10_000;
+        if (first..first + count).all(|port| TcpListener::bind((own_address(), port)).is_ok()) {
+            return first;
+        }
+    }
+    panic!("no {count} ports in a row are free on {}", own_address());
 }
 
 const BOTH: [Api; 2] = [Api::Class, Api::C];
@@ -81,18 +96,29 @@ fn a_port_in_use_is_passed_over_and_the_next_one_is_published() {
     let Some(simulator) = simulator("hixl: port in use") else { return };
     let _shared = simulator.shared();
     for api in BOTH {
-        let narrow = |last: u16| {
-            move |config: &mut HixlConfig| {
-                config.ports = 17_990..=last;
+        let mut why = String::new();
+        let found = (0..20).any(|_| {
+            let first = free_ports(2);
+            let ports = move |config: &mut HixlConfig| {
+                config.ports = first..=first + 1;
                 config.address = Some(own_address());
-            }
-        };
-        let one = End::open(simulator, 0, api, narrow(17_991));
-        let two = End::open(simulator, 0, api, narrow(17_991));
-        assert_eq!((one.facts().engine.port(), two.facts().engine.port()), (17_990, 17_991));
-        let error = End::try_open(simulator, 0, api, narrow(17_991)).err().unwrap();
-        assert_eq!(error.kind(), ErrorKind::Resource);
-        assert!(error.message().contains("17990, 17991"), "{error}");
+            };
+            let Ok(_taken) = TcpListener::bind((own_address(), first)) else { return false };
+            let end = match End::try_open(simulator, 0, api, ports) {
+                Ok(end) => end,
+                // Somebody may have come for the second one.
+                Err(error) => {
+                    why = error.to_string();
+                    return false;
+                }
+            };
+            assert_eq!(end.facts().engine.port(), first + 1, "{api:?}");
+            let error = End::try_open(simulator, 0, api, ports).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Resource);
+            assert!(error.message().contains(&format!("{first}, {}", first + 1)), "{error}");
+            true
+        });
+        assert!(found, "{api:?}: no choice of two ports led to an engine: {why}");
     }
 }
 
@@ -198,8 +224,9 @@ fn a_peer_that_started_anew_at_the_same_port_is_reached_again() {
     let _shared = simulator.shared();
     for api in BOTH {
         let one = End::open(simulator, 0, api, |_| {});
-        let at = |config: &mut HixlConfig| {
-            config.ports = 17_985..=17_985;
+        let port = free_ports(1);
+        let at = move |config: &mut HixlConfig| {
+            config.ports = port..=port;
             config.address = Some(own_address());
             config.device_ports.base = 15_500;
         };
@@ -305,6 +332,30 @@ fn a_link_torn_down_with_requests_in_flight_proves_nothing() {
         assert_eq!(from.mover().poll(request), Polled::Waiting);
         assert_eq!(from.mover().disconnect(SHORT), Teardown::Unproven);
         alone.faults("");
+    }
+}
+
+#[test]
+fn a_post_that_failed_leaves_its_link_unproven() {
+    let Some(simulator) = simulator("hixl: failed post") else { return };
+    let alone = simulator.alone();
+    for api in BOTH {
+        // A timeout, and a data path that failed: part of the list may have been submitted.
+        for code in [103_901, 503_900] {
+            let (one, two) = (End::open(simulator, 0, api, |_| {}), End::open(simulator, 1, api, |_| {}));
+            let (mut from, _to) = link(&one, &two);
+            alone.faults(&format!("refuse op=read code={code} count=1"));
+            let desc = from.desc(0, 0, 64);
+            let failed = from.mover().post(Op::Read, &[desc]);
+            assert_eq!(failed, Err(PostError::Failed(Failure::Latched { code })), "{api:?}");
+            alone.faults("");
+            assert_eq!(from.mover().disconnect(SHORT), Teardown::Unproven, "{api:?} {code}");
+            assert_eq!(from.mover().disconnect(SHORT), Teardown::Unproven, "a second one proves no more");
+            // A link that is made anew owes nothing.
+            from.connect();
+            from.run(Op::Read, &[from.desc(0, 0, 64)]).unwrap();
+            assert_eq!(from.mover().disconnect(SHORT), Teardown::Proven);
+        }
     }
 }
 

@@ -175,6 +175,7 @@ struct ClassMover {
     line: Arc<Line>,
     /// The life of the link in which this session uses it.
     life: Option<u64>,
+    /// Requests in this life of which the library has not said that they completed; those that failed stay.
     outstanding: u32,
     regions: HashMap<RegionId, Key>,
 }
@@ -244,6 +245,9 @@ unsafe impl Mover for ClassMover {
         match answer {
             Ok(()) | Err(code::ALREADY_CONNECTED) => {
                 self.life = Some(change.made(joins));
+                if joins {
+                    self.outstanding = 0;
+                }
                 Ok(if answer.is_ok() { Connected::New } else { Connected::Already })
             }
             Err(number) => {
@@ -261,9 +265,9 @@ unsafe impl Mover for ClassMover {
     fn disconnect(&mut self, timeout: Duration) -> Teardown {
         let quiet = self.outstanding == 0;
         let proof = if quiet { Teardown::Proven } else { Teardown::Unproven };
+        // What is outstanding is left to the hardware's retry window, which the link engine waits out, and stays counted: a
+        // second call proves no more than this one.
         let Some(life) = self.life.take() else { return proof };
-        // Left to the hardware's retry window, which the link engine waits out: their numbers mean nothing any more.
-        self.outstanding = 0;
         let line = Arc::clone(&self.line);
         let Some(change) = line.leave(life, quiet) else { return proof };
         match self.shared.hixl.disconnect(&self.name, millis(timeout.max(TIMEOUT_MIN))) {
@@ -297,7 +301,12 @@ unsafe impl Mover for ClassMover {
             }
             Err(number) => {
                 self.line.end(life);
-                Err(codes::posted(number))
+                let refused = codes::posted(number);
+                if matches!(refused, PostError::Failed(Failure::Latched { .. })) {
+                    // Part of it may be on its way, and nothing will tell its end.
+                    self.outstanding += 1;
+                }
+                Err(refused)
             }
         }
     }
@@ -383,9 +392,14 @@ impl Drop for Shared {
         }
         self.device.retire("end HIXL", move |_| {
             registry.end(|handle| {
-                if let Err(number) = hixl.deregister(handle) {
-                    tracing::warn!(number, "a region could not be deregistered before HIXL's end");
+                let let_go = hixl.deregister(handle);
+                if let Err(number) = let_go {
+                    tracing::warn!(
+                        number,
+                        "a region could not be deregistered before HIXL's end; its memory is leaked"
+                    );
                 }
+                let_go.is_ok()
             });
             hixl.end();
         });

@@ -132,11 +132,13 @@ impl Registry {
         self.entries.values().any(|entry| entry.uses > 0)
     }
 
-    /// Hands each registration to `deregister` and lets its memory go, once the library's engine ends.
-    pub(crate) fn end(self, mut deregister: impl FnMut(usize)) {
+    /// Hands each registration to `deregister`, once the library's engine ends, and lets its memory go; that of one that the
+    /// library keeps is leaked.
+    pub(crate) fn end(self, mut deregister: impl FnMut(usize) -> bool) {
         for entry in self.entries.into_values() {
-            deregister(entry.handle);
-            drop(entry.held);
+            if !deregister(entry.handle) {
+                std::mem::forget(entry.held);
+            }
         }
     }
 

@@ -212,12 +212,14 @@ impl Drop for Shared {
         }
         self.device.retire("end HIXL's server", move |_| {
             registry.end(|handle| {
-                if let Err(number) = server.unregister(handle) {
+                let let_go = server.unregister(handle);
+                if let Err(number) = let_go {
                     tracing::warn!(
                         number,
-                        "a region could not be deregistered before the end of HIXL's server"
+                        "a region could not be deregistered before the end of HIXL's server; its memory is leaked"
                     );
                 }
+                let_go.is_ok()
             });
             server.end();
         });

@@ -33,6 +33,8 @@ pub(super) struct CMover {
     ends: (EndpointDesc, EndpointDesc),
     address: CString,
     client: Option<Client>,
+    /// Requests of this client, or the last one, of which the library has not said that they completed; those that failed
+    /// stay.
     outstanding: u32,
     regions: HashMap<RegionId, Ours>,
     imports: HashMap<RegionId, Description>,
@@ -79,8 +81,11 @@ impl CMover {
         match self.prepare(&mut client, until) {
             Ok(()) => Ok(client),
             Err(error) => {
-                // It never posted, so whatever its end says, nothing is in flight.
-                let _ = client.end();
+                // It never posted, so nothing is in flight. What it registered may stay so.
+                if client.end().is_err() {
+                    let known: Vec<_> = self.regions.values().map(|ours| Arc::clone(&ours.memory)).collect();
+                    std::mem::forget(known);
+                }
                 Err(error)
             }
         }
@@ -120,15 +125,19 @@ impl CMover {
         ours
     }
 
-    fn end(&mut self) {
-        if let Some(client) = self.client.take()
-            && let Err(number) = client.end()
-        {
-            let text = recent_text(self.shared.device.acl());
-            let error =
-                codes::failed(number, "disconnect with HIXL", &self.peer.engine.to_string(), text.as_deref());
-            tracing::warn!(%error, "a client of HIXL did not end well");
-        }
+    /// Ends the client, if there is one, and lets go of what it alone kept. False: nothing is known of its end, so the memory
+    /// of everything that it may have registered is leaked.
+    fn end(&mut self) -> bool {
+        let Some(client) = self.client.take() else { return true };
+        let held = std::mem::take(&mut self.held);
+        let Err(number) = client.end() else { return true };
+        let text = recent_text(self.shared.device.acl());
+        let error =
+            codes::failed(number, "disconnect with HIXL", &self.peer.engine.to_string(), text.as_deref());
+        tracing::warn!(%error, "a client of HIXL did not end well; the memory of its regions is leaked");
+        let known: Vec<_> = self.regions.values().map(|ours| Arc::clone(&ours.memory)).collect();
+        std::mem::forget((held, known));
+        false
     }
 }
 
@@ -195,17 +204,14 @@ unsafe impl Mover for CMover {
     fn connect(&mut self, timeout: Duration) -> Result<Connected> {
         // Nothing is in flight: a client that is there already is one that lacks later regions.
         self.end();
-        self.held.clear();
         self.client = Some(self.build(Instant::now() + timeout)?);
+        self.outstanding = 0;
         Ok(Connected::New)
     }
 
     fn disconnect(&mut self, _timeout: Duration) -> Teardown {
-        let proof = if self.outstanding == 0 { Teardown::Proven } else { Teardown::Unproven };
-        self.end();
-        self.held.clear();
-        self.outstanding = 0;
-        proof
+        // What is outstanding stays counted: a second call proves no more than this one.
+        if self.end() && self.outstanding == 0 { Teardown::Proven } else { Teardown::Unproven }
     }
 
     #[inline]
@@ -221,7 +227,14 @@ unsafe impl Mover for CMover {
                 self.outstanding += 1;
                 Ok(Request(request))
             }
-            Err(number) => Err(codes::posted(number)),
+            Err(number) => {
+                let refused = codes::posted(number);
+                if matches!(refused, PostError::Failed(Failure::Latched { .. })) {
+                    // Part of it may be on its way, and nothing will tell its end.
+                    self.outstanding += 1;
+                }
+                Err(refused)
+            }
         }
     }
 
