@@ -64,12 +64,18 @@ fn loom() -> Outcome {
 
 fn asan() -> Outcome {
     // The sanitizer is an unstable flag of the stable compiler; with --target it is not applied to build scripts.
-    let step = Step::cargo("test --locked --no-fail-fast --lib --tests -p ropeway-transport -p ropeway")
-        .args("--target x86_64-unknown-linux-gnu --target-dir target/asan")
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", "-Zsanitizer=address")
-        .env("PROPTEST_CASES", "32");
-    some_tests(step.run())
+    let steps = [
+        Step::cargo("test --locked --no-fail-fast --lib --tests -p ropeway-transport -p ropeway"),
+        Step::cargo("test --locked --no-fail-fast --lib -p ropeway-ascend"),
+        Step::cargo("test --locked --no-fail-fast --lib --test acl -p ropeway-ascend-sim"),
+    ];
+    let under_asan = |step: Step| {
+        step.args("--target x86_64-unknown-linux-gnu --target-dir target/asan")
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", "-Zsanitizer=address")
+            .env("PROPTEST_CASES", "32")
+    };
+    some_tests(run_all(steps.map(under_asan)))
 }
 
 fn aarch64() -> Outcome {

@@ -25,6 +25,8 @@ pub struct Ground {
     pub apart: bool,
     /// The interface to NPUs, for transports between them.
     pub npu: Option<Api>,
+    /// Whether the owner's NPU is on another node, in another process.
+    pub across: bool,
 }
 
 /// What a side does in a fact.
@@ -71,7 +73,12 @@ impl Ground {
     /// A transport as it is without settings.
     pub fn of(kind: TransportKind) -> Self {
         let npu = kind.moves_devices().then_some(Api::Class);
-        Self { kind, streams: 1, apart: false, npu }
+        Self { kind, streams: 1, apart: false, npu, across: false }
+    }
+
+    /// The same with the owner on another node, of simulated ones.
+    pub fn across(self) -> Self {
+        Self { apart: true, across: true, ..self }
     }
 
     /// The same over another interface to NPUs.

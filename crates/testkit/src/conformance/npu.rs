@@ -12,6 +12,9 @@ use crate::simulator::Simulator;
 /// Set to the two devices to use (`0,1`) where the facts are to run on real NPUs.
 const HARDWARE: &str = "ROPEWAY_CONFORMANCE_DEVICES";
 
+/// The simulated node that a process is on.
+const NODE: &str = "ROPEWAY_SIM_NODE";
+
 /// Which interface of HIXL, where it matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Api {
@@ -39,9 +42,12 @@ impl Api {
 }
 
 /// The environment for an owner in another process: it sees the same simulated machine.
-pub(super) fn prepare(command: &mut Command) {
+pub(super) fn prepare(command: &mut Command, across: bool) {
     if std::env::var_os(HARDWARE).is_none() {
         command.env("ROPEWAY_SIM_STATE", simulator().state());
+        if across {
+            command.env(NODE, "node1");
+        }
     }
 }
 
@@ -60,11 +66,12 @@ fn simulated(device: u32) -> NpuConfig {
         Some(_) => SimCann::default().root().unwrap_or_else(|why| panic!("no software CANN: {why}")),
         None => simulator().root().to_owned(),
     };
+    let node = std::env::var(NODE).unwrap_or_else(|_| "node0".to_owned());
     // Simulated hardware has nothing in flight after a link was destroyed, unless a fault says otherwise.
     NpuConfig::new(device)
-        .with_hccn_conf(root.join("etc/node0/hccn.conf"))
+        .with_hccn_conf(root.join(format!("etc/{node}/hccn.conf")))
         .with_cann_path(root)
-        .with_node("node0")
+        .with_node(node)
         .with_hold(Duration::from_millis(50))
 }
 

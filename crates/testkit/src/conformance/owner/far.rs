@@ -49,7 +49,7 @@ impl Far {
         let mut command = Command::new(program);
         command.args([TEST, "--exact", "--nocapture", "--test-threads=1"]).env(ASKED, &name);
         if ground.npu.is_some() {
-            npu::prepare(&mut command);
+            npu::prepare(&mut command, ground.across);
         }
         let process =
             command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("a process for the owner");
