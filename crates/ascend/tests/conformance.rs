@@ -26,7 +26,6 @@ macro_rules! suite {
 ropeway_testkit::for_each_fact!(suite(hixl, Ground::of(Hixl)));
 ropeway_testkit::for_each_fact!(suite(hixl_apart, Ground::of(Hixl).apart()));
 ropeway_testkit::for_each_fact!(suite(hixl_c_apart, Ground::of(Hixl).over(Api::C).apart()));
-ropeway_testkit::for_each_fact!(suite(hixl_across, Ground::of(Hixl).across()));
 ropeway_testkit::for_each_fact!(suite(ipc, Ground::of(Ipc)));
 ropeway_testkit::for_each_fact!(suite(ipc_apart, Ground::of(Ipc).apart()));
 ropeway_testkit::for_each_fact!(suite(hccl, Ground::of(Hccl)));

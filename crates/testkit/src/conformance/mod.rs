@@ -11,7 +11,7 @@ mod owner;
 pub mod traffic;
 
 pub use ground::{Ground, Pair, Side};
-pub use npu::{Api, is_simulated};
+pub use npu::{Api, is_simulated, play};
 pub use owner::{OwnerLease, be_owner_if_asked};
 
 /// Calls a macro with all facts, as `module::function` paths, after the given arguments.

@@ -1,7 +1,7 @@
 //! NPUs under the facts: the software CANN's, or real ones.
 
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ropeway::{Engine, NpuConfig, Region};
@@ -11,6 +11,12 @@ use crate::simulator::Simulator;
 
 /// Set to the two devices to use (`0,1`) where the facts are to run on real NPUs.
 const HARDWARE: &str = "ROPEWAY_CONFORMANCE_DEVICES";
+
+/// The chip that is simulated, for the owner in another process.
+const CHIP: &str = "ROPEWAY_TEST_CHIP";
+
+/// The chip that this process simulates, unless it is an A3.
+static PLAYED: OnceLock<&'static str> = OnceLock::new();
 
 /// The simulated node that a process is on.
 const NODE: &str = "ROPEWAY_SIM_NODE";
@@ -48,6 +54,9 @@ pub(super) fn prepare(command: &mut Command, across: bool) {
         if across {
             command.env(NODE, "node1");
         }
+        if let Some(chip) = PLAYED.get() {
+            command.env(CHIP, chip);
+        }
     }
 }
 
@@ -56,14 +65,27 @@ pub fn is_simulated() -> bool {
     std::env::var_os(HARDWARE).is_none()
 }
 
+/// Simulates this chip in this process, `a2` or `a3`: to be said before the first engine.
+pub fn play(chip: &'static str) {
+    PLAYED.get_or_init(|| chip);
+}
+
+fn cann() -> SimCann {
+    let told = std::env::var(CHIP).is_ok_and(|chip| chip == "a2").then_some("a2");
+    match PLAYED.get().copied().or(told) {
+        Some(chip) => SimCann::default().chip(chip),
+        None => SimCann::default(),
+    }
+}
+
 fn simulator() -> &'static Simulator {
-    Simulator::start(&SimCann::default()).unwrap_or_else(|why| panic!("no software CANN: {why}"))
+    Simulator::start(&cann()).unwrap_or_else(|why| panic!("no software CANN: {why}"))
 }
 
 fn simulated(device: u32) -> NpuConfig {
     // An owner in another process has the state folder of whoever started it.
     let root = match std::env::var_os("ROPEWAY_SIM_STATE") {
-        Some(_) => SimCann::default().root().unwrap_or_else(|why| panic!("no software CANN: {why}")),
+        Some(_) => cann().root().unwrap_or_else(|why| panic!("no software CANN: {why}")),
         None => simulator().root().to_owned(),
     };
     let node = std::env::var(NODE).unwrap_or_else(|_| "node0".to_owned());
