@@ -156,6 +156,46 @@ fn a_copy_cut_short_is_an_error_with_its_number_and_the_link_goes_on() {
 }
 
 #[test]
+fn a_wait_that_fails_by_itself_is_no_end_of_the_copies() {
+    let name = "a_wait_that_fails_by_itself_is_no_end_of_the_copies";
+    let Some(simulator) = simulator(name) else { return };
+    let alone = simulator.alone();
+    // A stream of another context, a handle that is none, a failure inside: none of them speaks of the copies.
+    for code in [107_003, 107_017, 507_899] {
+        let pair = Pair::new(simulator);
+        let (_lease, grant) = pair.lease(Rights::Read);
+        let plan = pair.route.read(&grant, &[&all()], &[&all()]).unwrap();
+        alone.faults(&format!("device_lost op=aclrtSynchronizeStreamWithTimeout code={code} count=1"));
+        let transfer = plan.submit(Submit::default()).unwrap();
+        let error = transfer.wait(WAIT).unwrap().unwrap_err();
+        assert_eq!(error.native(), Some(code), "{error}");
+        assert_eq!((error.local(), error.remote()), (Quiet::AfterClose, Quiet::AfterClose), "{error}");
+        alone.faults("");
+        assert!(transfer.wait_quiet(WAIT), "the stream was waited for at the link's end");
+    }
+}
+
+#[test]
+fn copies_that_are_never_proven_over_are_never_called_quiet() {
+    let name = "copies_that_are_never_proven_over_are_never_called_quiet";
+    let Some(simulator) = simulator(name) else { return };
+    let alone = simulator.alone();
+    let pair = Pair::new(simulator);
+    let (lease, grant) = pair.lease(Rights::Write);
+    let plan = pair.route.write(&grant, &[&all()], &[&all()]).unwrap();
+    // No wait says anything of the copies any more, before an abort and after.
+    alone.faults("device_lost op=aclrtSynchronizeStreamWithTimeout code=107003");
+    let transfer = plan.submit(Submit::default()).unwrap();
+    let error = transfer.wait(WAIT).unwrap().unwrap_err();
+    assert_eq!((error.local(), error.remote()), (Quiet::AfterClose, Quiet::AfterClose), "{error}");
+    // Longer than the hold of a network.
+    assert!(!transfer.wait_quiet(Duration::from_millis(1_500)), "called quiet because time has passed");
+    assert_eq!(error.quarantine(), all());
+    assert!(lease.wait_free(Duration::ZERO).is_none(), "its owner cannot have them either");
+    alone.faults("");
+}
+
+#[test]
 fn broken_memory_costs_the_link_and_ends_in_bounded_time() {
     let name = "broken_memory_costs_the_link_and_ends_in_bounded_time";
     let Some(simulator) = simulator(name) else { return };

@@ -222,25 +222,26 @@ impl IpcMover {
         (calls, None)
     }
 
-    /// Waits for what is on a stream, and ends it by force if it does not end. Whether it is over.
+    /// Waits for what is on a stream, and ends it by force if it does not end well. Whether it is proven over.
     fn drain(on: &Bound<'_>, slot: &Slot, timeout: Duration) -> bool {
-        let over = |waited: Result<()>| match waited {
-            Ok(()) => true,
-            // Whatever the work failed with, a wait that ended says that it is over; one that timed out, or a device that
-            // does not answer, says nothing.
-            Err(error) => {
-                error.kind() != ErrorKind::TimedOut && !acl_class(&error).is_none_or(Class::is_device_lost)
-            }
-        };
-        if over(slot.stream.wait(on, timeout)) {
+        if slot.stream.wait(on, timeout).is_ok() {
             return true;
         }
-        slot.stream.abort(on).is_ok() && over(slot.stream.wait(on, timeout))
+        slot.stream.abort(on).is_ok() && has_passed(&slot.stream.wait(on, timeout))
     }
 }
 
-// SAFETY: `Done` and `Over` are said after the stream's event fired and a wait for the drained stream returned, or when
-// nothing was submitted; `Proven` after every stream with work of this mover was waited for. A copy on a stream touches no memory
+/// Whether a wait says that the stream has passed all that was on it: nothing failed, it was aborted, or it tells how a copy
+/// failed. Any other error is the wait's own (no context, a lost device, no such stream) and says nothing of the copies.
+fn has_passed(waited: &Result<()>) -> bool {
+    match waited {
+        Ok(()) => true,
+        Err(error) => matches!(acl_class(error), Some(Class::Aborted | Class::Dma)),
+    }
+}
+
+// SAFETY: `Done` and `Over` are said after the stream's event fired and a wait said that the stream has passed all, or when
+// nothing was submitted; `Proven` after such a wait for every stream with work of this mover. A copy on a stream touches no memory
 // after its stream has passed it, and only requests of this mover are on the streams that it holds.
 unsafe impl Mover for IpcMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
@@ -314,7 +315,7 @@ unsafe impl Mover for IpcMover {
     fn disconnect(&mut self, timeout: Duration) -> Teardown {
         let device = self.device.clone();
         let Ok(on) = bound(&device) else {
-            return if self.flying.is_empty() && !self.lost { Teardown::Proven } else { Teardown::Unproven };
+            return if self.flying.is_empty() && !self.lost { Teardown::Proven } else { Teardown::Never };
         };
         for (_, Flying { slot, staged, .. }) in self.flying.drain() {
             if Self::drain(&on, &slot, timeout) {
@@ -326,7 +327,8 @@ unsafe impl Mover for IpcMover {
                 std::mem::forget(staged);
             }
         }
-        if self.lost { Teardown::Unproven } else { Teardown::Proven }
+        // A copy within this host is no network's: there is no time after which it is over.
+        if self.lost { Teardown::Never } else { Teardown::Proven }
     }
 
     fn post(&mut self, op: Op, descs: &[Desc]) -> Result<Request, PostError> {
@@ -369,10 +371,10 @@ unsafe impl Mover for IpcMover {
             Err(error) => return latched(error.native()),
         }
         // The event was the last on the stream, so this returns at once; it is what tells whether a copy failed.
-        if let Err(error) = flying.slot.stream.wait(&on, Duration::from_millis(100)) {
-            let gone =
-                error.kind() == ErrorKind::TimedOut || acl_class(&error).is_none_or(Class::is_device_lost);
-            if gone {
+        let waited = flying.slot.stream.wait(&on, Duration::from_millis(100));
+        let passed = has_passed(&waited);
+        if let Err(error) = waited {
+            if !passed {
                 return latched(error.native());
             }
             if let Some(Flying { slot, staged, .. }) = self.flying.remove(&request.0) {
