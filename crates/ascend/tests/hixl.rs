@@ -320,6 +320,53 @@ fn a_lost_link_latches_and_a_new_one_works() {
 }
 
 #[test]
+fn sessions_with_one_peer_share_its_link() {
+    let Some(simulator) = simulator("hixl: shared link") else { return };
+    let _shared = simulator.shared();
+    for api in BOTH {
+        let (one, two) = (End::open(simulator, 0, api, |_| {}), End::open(simulator, 1, api, |_| {}));
+        let ((mut first, _to), (mut second, mut owner)) = (link(&one, &two), link(&one, &two));
+        let desc = first.desc(0, 0, 64);
+        first.run(Op::Read, &[desc]).unwrap();
+        second.run(Op::Read, &[desc]).unwrap();
+        // A region that came late is for one of them; the other one works on.
+        let late = two.npu.alloc(REGION as u64).unwrap();
+        late.write(0, &pattern(4096, 5)).unwrap();
+        let description = owner.mover().register(id(9), &late).unwrap();
+        let base = second.mover().import(id(9), REGION as u64, &description).unwrap().base;
+        second.connect();
+        second
+            .run(Op::Read, &[ropeway_ascend::link::Desc { remote: base, ..second.desc(0, 0, 4096) }])
+            .unwrap();
+        assert_eq!(one.bytes()[..4096], pattern(4096, 5));
+        first.run(Op::Read, &[desc]).unwrap();
+        assert_eq!(second.mover().disconnect(SHORT), Teardown::Proven);
+        first.run(Op::Write, &[desc]).unwrap();
+        assert_eq!(first.mover().disconnect(SHORT), Teardown::Proven);
+    }
+}
+
+#[test]
+fn a_mover_that_gives_requests_up_takes_the_class_link_from_the_others() {
+    let Some(simulator) = simulator("hixl: link taken") else { return };
+    let alone = simulator.alone();
+    let open = |device| End::open(simulator, device, Api::Class, |_| {});
+    let (one, two) = (open(0), open(1));
+    let ((mut first, _to), (mut second, _from)) = (link(&one, &two), link(&one, &two));
+    alone.faults("slow ms=300");
+    let desc = first.desc(0, 0, 64);
+    let (_given_up, lost) =
+        (first.mover().post(Op::Read, &[desc]).unwrap(), second.mover().post(Op::Read, &[desc]).unwrap());
+    assert_eq!(first.mover().disconnect(SHORT), Teardown::Unproven);
+    assert!(matches!(second.mover().poll(lost), Polled::Failed(Failure::Latched { .. })));
+    assert_eq!(second.mover().disconnect(SHORT), Teardown::Unproven);
+    alone.faults("");
+    second.connect();
+    second.run(Op::Read, &[desc]).unwrap();
+    assert_eq!(second.mover().disconnect(SHORT), Teardown::Proven);
+}
+
+#[test]
 fn a_link_torn_down_with_requests_in_flight_proves_nothing() {
     let Some(simulator) = simulator("hixl: unproven") else { return };
     let alone = simulator.alone();

@@ -1,7 +1,7 @@
 //! HIXL through its C++ class: one object for all peers.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,11 +11,12 @@ use bytes::Bytes;
 use ropeway_core::{Error, ErrorKind, Op, RegionId, Result};
 use ropeway_transport::{Memory, Role, TransportKind};
 
+use super::bond::{Line, Seat, Unlinked};
 use super::codes;
 use super::config::{Here, HixlConfig, Ports, modes};
 use super::here::{cstring, ids, release, unstarted};
 use super::limits::limits;
-use super::links::{Line, Links, Shut};
+use super::links::Links;
 use super::offer::{Api, Mode, Offer};
 use super::region::{Description, spans};
 use super::registry::{Key, Registers, Registry, Span};
@@ -26,8 +27,7 @@ use crate::device::{Bound, Device, Work};
 use crate::error::recent_text;
 use crate::hbm::HUGE_PAGE;
 use crate::link::{
-    Busy, Connected, Desc, Failure, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
-    Teardown,
+    Connected, Desc, Imported, Mover, MoverLimits, Native, Polled, PostError, Request, Teardown,
 };
 use crate::node::Chip;
 use crate::npu::Npu;
@@ -49,7 +49,8 @@ struct Shared {
     hixl: ManuallyDrop<Hixl>,
     offer: Offer,
     registry: Mutex<Registry>,
-    /// Outbound links that the library has, as far as we know. While there are any it lets go of no region.
+    /// Outbound links that the library has, as far as we know: one for each peer's engine, shared by the sessions with it.
+    /// While there are any it lets go of no region.
     links: Links,
     host_memory: bool,
     probe: Arc<Memory>,
@@ -103,12 +104,13 @@ fn start(
     let mut why = String::new();
     for mode in modes(here.mode, here.chip, capability) {
         for port in ports {
+            let engine = here.engine(port.host);
+            let offer = here.offer(Api::Class, mode, engine, release)?;
             let hixl = Hixl::create(api).ok_or_else(|| {
                 Error::new(ErrorKind::Resource, "start HIXL", "there is no memory for its engine")
             })?;
-            let engine = here.engine(port.host);
             let Err(number) = hixl.initialize(&cstring(engine), &here.options(mode, port.device)?) else {
-                return Ok((hixl, here.offer(Api::Class, mode, engine, release)));
+                return Ok((hixl, offer));
             };
             let text = recent_text(on.acl());
             hixl.end();
@@ -144,16 +146,16 @@ impl Native for HixlClass {
         let peer = Offer::decode(offer)?;
         let way = self.shared.offer.way_to(&peer)?;
         let name = cstring(peer.engine);
+        let seat = self.shared.links.seat(peer.engine, peer.life);
         tracing::debug!(peer = %peer.engine, node = peer.node, %way, "a way by HIXL");
         Ok(Box::new(ClassMover {
             shared: Arc::clone(&self.shared),
             name,
-            way,
-            line: self.shared.links.line(peer.engine),
             peer,
-            life: None,
-            outstanding: 0,
+            way,
+            seat,
             regions: HashMap::new(),
+            imports: HashMap::new(),
         }))
     }
 
@@ -172,30 +174,84 @@ struct ClassMover {
     name: CString,
     peer: Offer,
     way: Way,
-    line: Arc<Line>,
-    /// The life of the link in which this session uses it.
-    life: Option<u64>,
-    /// Requests in this life of which the library has not said that they completed; those that failed stay.
-    outstanding: u32,
+    /// Our part in the link, which other sessions with the same engine share.
+    seat: Seat,
     regions: HashMap<RegionId, Key>,
+    /// The peer's, and since when the link has to know each.
+    imports: HashMap<RegionId, (Description, u64)>,
 }
 
 impl ClassMover {
-    fn reset(&mut self) {
-        if let Err(number) = self.shared.hixl.disconnect(&self.name, millis(RESET)) {
-            tracing::debug!(number, peer = %self.peer.engine, "a link that was in the way could not be ended");
+    /// The newest region that this mover uses, of either side.
+    fn need(&self) -> u64 {
+        let registry = self.shared.registry();
+        let ours = self.regions.values().map(|key| registry.since(*key));
+        ours.chain(self.imports.values().map(|(_, since)| *since)).max().unwrap_or(0)
+    }
+
+    fn forget(&mut self, region: RegionId) {
+        if let Some((description, _)) = self.imports.remove(&region) {
+            self.seat.forget(description);
+        }
+    }
+}
+
+/// The library's calls for one peer.
+struct ToPeer<'a> {
+    shared: &'a Shared,
+    name: &'a CStr,
+}
+
+impl ToPeer<'_> {
+    fn reset(&self) {
+        if let Err(number) = self.shared.hixl.disconnect(self.name, millis(RESET)) {
+            tracing::debug!(number, peer = ?self.name, "a link that was in the way could not be ended");
         }
     }
 
     fn try_connect(&self, until: Instant) -> Result<(), u32> {
         let left = until.saturating_duration_since(Instant::now()).max(TIMEOUT_MIN);
-        self.shared.hixl.connect(&self.name, millis(left))
+        self.shared.hixl.connect(self.name, millis(left))
+    }
+}
+
+impl Line for ToPeer<'_> {
+    fn connect(&self, until: Instant) -> Result<Connected, u32> {
+        let mut answer = self.try_connect(until);
+        // Left over from a peer's former life, or from a connect that was given up: not the link that was asked for.
+        if let Err(code::ALREADY_CONNECTED | code::NOT_CONNECTED) = answer {
+            self.reset();
+            answer = self.try_connect(until);
+        }
+        match answer {
+            Ok(()) => Ok(Connected::New),
+            Err(code::ALREADY_CONNECTED) => Ok(Connected::Already),
+            Err(number) => {
+                if number == code::TIMEOUT {
+                    // Given up by the caller, it may still be made, and would be in the way of the next one.
+                    self.reset();
+                }
+                Err(number)
+            }
+        }
+    }
+
+    fn disconnect(&self, timeout: Duration) {
+        match self.shared.hixl.disconnect(self.name, millis(timeout.max(TIMEOUT_MIN))) {
+            Ok(()) | Err(code::NOT_CONNECTED) => {}
+            Err(number) => {
+                let text = recent_text(self.shared.device.acl());
+                let peer = self.name.to_string_lossy();
+                let error = codes::failed(number, "disconnect with HIXL", &peer, text.as_deref());
+                tracing::warn!(%error, "a link may still be there");
+            }
+        }
     }
 }
 
 // SAFETY: `Done` is the library's word that the request completed, asked once. `Over` is only said of a post that was refused
 // by a check of its parameters, `Busy` of one for which there were no streams: both before anything is submitted. A teardown
-// is `Proven` only when every request had ended.
+// is `Proven` only when every request of this mover had ended, and those of others go on as their movers say.
 unsafe impl Mover for ClassMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
         let shared = &*self.shared;
@@ -216,115 +272,58 @@ unsafe impl Mover for ClassMover {
         }
     }
 
-    fn import(&mut self, _region: RegionId, len: u64, description: &[u8]) -> Result<Imported> {
+    fn import(&mut self, region: RegionId, len: u64, description: &[u8]) -> Result<Imported> {
         let description = Description::decode(description, len)?;
         description.check_reach(self.way.reach(self.shared.offer.chip), self.way)?;
+        self.forget(region);
+        self.imports.insert(region, (description, self.seat.learn(description)));
         Ok(Imported { base: description.address })
     }
 
-    fn release(&mut self, _region: RegionId) -> Result<()> {
+    fn release(&mut self, region: RegionId) -> Result<()> {
         // The library forgets the peer's regions with the link.
+        self.forget(region);
         Ok(())
     }
 
     fn connect(&mut self, timeout: Duration) -> Result<Connected> {
-        let until = Instant::now() + timeout;
-        let line = Arc::clone(&self.line);
-        let Some(change) = line.change(until) else {
-            let message = format!("another session with {} keeps its link busy", self.peer.engine);
-            return Err(Error::new(ErrorKind::TimedOut, "connect with HIXL", message));
-        };
-        let mut answer = self.try_connect(until);
-        if matches!(answer, Err(code::ALREADY_CONNECTED | code::NOT_CONNECTED)) {
-            // One that does not know regions that came later, or left over from a peer's former life or from a connect that
-            // was given up: not the link that is asked for. Nothing of ours is in flight on it.
-            self.reset();
-            answer = self.try_connect(until);
-        }
-        let joins = self.life.is_none_or(|life| !line.lives(life));
-        match answer {
-            Ok(()) | Err(code::ALREADY_CONNECTED) => {
-                self.life = Some(change.made(joins));
-                if joins {
-                    self.outstanding = 0;
-                }
-                Ok(if answer.is_ok() { Connected::New } else { Connected::Already })
-            }
-            Err(number) => {
+        let (until, need) = (Instant::now() + timeout, self.need());
+        let line = ToPeer { shared: &self.shared, name: &self.name };
+        self.seat.connect(need, until, &line).map_err(|why| match why {
+            Unlinked::Refused(number) => {
                 let text = recent_text(self.shared.device.acl());
-                if number == code::TIMEOUT {
-                    // Given up by the caller, it may still be made, and would be in the way of the next one.
-                    self.reset();
-                }
-                change.gone();
-                Err(codes::unconnected(number, &self.peer.engine.to_string(), text.as_deref()))
+                codes::unconnected(number, &self.peer.engine.to_string(), text.as_deref())
             }
-        }
+            Unlinked::InUse => {
+                let message = format!(
+                    "the link to {} has to be made anew, and what other sessions have in flight on it does not end",
+                    self.peer.engine
+                );
+                Error::new(ErrorKind::Full, "connect with HIXL", message)
+            }
+        })
     }
 
     fn disconnect(&mut self, timeout: Duration) -> Teardown {
-        let quiet = self.outstanding == 0;
-        let proof = if quiet { Teardown::Proven } else { Teardown::Unproven };
-        // What is outstanding is left to the hardware's retry window, which the link engine waits out, and stays counted: a
-        // second call proves no more than this one.
-        let Some(life) = self.life.take() else { return proof };
-        let line = Arc::clone(&self.line);
-        let Some(change) = line.leave(life, quiet) else { return proof };
-        match self.shared.hixl.disconnect(&self.name, millis(timeout.max(TIMEOUT_MIN))) {
-            Ok(()) | Err(code::NOT_CONNECTED) => {}
-            Err(number) => {
-                let text = recent_text(self.shared.device.acl());
-                let name = self.name.to_string_lossy();
-                let error = codes::failed(number, "disconnect with HIXL", &name, text.as_deref());
-                tracing::warn!(%error, "a link may still be there");
-            }
-        }
-        change.gone();
+        let proof = self.seat.disconnect(timeout, &ToPeer { shared: &self.shared, name: &self.name });
         self.shared.registry().sweep(&*self.shared);
         proof
     }
 
     #[inline]
     fn post(&mut self, op: Op, descs: &[Desc]) -> Result<Request, PostError> {
-        let Some(life) = self.life else { return Err(cut_off()) };
-        match self.line.begin(life) {
-            Ok(()) => {}
-            Err(Shut::ForNow) => return Err(PostError::Busy(Busy { code: 0 })),
-            Err(Shut::ForGood) => return Err(cut_off()),
-        }
-        // SAFETY: the link engine keeps the memory of a request until it is `Done`, `Over`, or its link was torn down and the
-        // window has passed, as this trait asks of it.
-        match unsafe { self.shared.hixl.post(&self.name, op, descs) } {
-            Ok(request) => {
-                self.outstanding += 1;
-                Ok(Request(request))
-            }
-            Err(number) => {
-                self.line.end(life);
-                let refused = codes::posted(number);
-                if matches!(refused, PostError::Failed(Failure::Latched { .. })) {
-                    // Part of it may be on its way, and nothing will tell its end.
-                    self.outstanding += 1;
-                }
-                Err(refused)
-            }
-        }
+        let (hixl, name) = (&self.shared.hixl, &self.name);
+        self.seat.post(|| {
+            // SAFETY: the link engine keeps the memory of a request until it is `Done`, `Over`, or its link was torn down
+            // and the window has passed, as this trait asks of it.
+            unsafe { hixl.post(name, op, descs) }.map(Request).map_err(codes::posted)
+        })
     }
 
     #[inline]
     fn poll(&mut self, request: Request) -> Polled {
-        let Some(life) = self.life.filter(|life| self.line.lives(*life)) else {
-            // Another session has torn the link down, and the request's number with it.
-            return Polled::Failed(Failure::Latched { code: code::NOT_CONNECTED.cast_signed() });
-        };
-        let polled = codes::polled(self.shared.hixl.status(request.0));
-        if polled != Polled::Waiting {
-            self.line.end(life);
-        }
-        if polled == Polled::Done {
-            self.outstanding = self.outstanding.saturating_sub(1);
-        }
-        polled
+        let hixl = &self.shared.hixl;
+        self.seat.poll(|| codes::polled(hixl.status(request.0)))
     }
 
     fn cuts(&self) -> Cuts {
@@ -340,10 +339,11 @@ unsafe impl Mover for ClassMover {
 
 impl Drop for ClassMover {
     fn drop(&mut self) {
-        if self.life.is_some() || !self.regions.is_empty() {
+        if self.seat.is_taken() || !self.regions.is_empty() {
             // The registrations count on, so their memory stays; `links` keeps the library from letting go of any.
             tracing::warn!(peer = %self.peer.engine, "a link by HIXL was left as it was; its regions stay registered");
         }
+        self.imports.drain().for_each(|(_, (description, _))| self.seat.forget(description));
     }
 }
 
@@ -371,6 +371,10 @@ impl Registers for Shared {
 
     fn can_deregister(&self) -> bool {
         self.links.is_empty()
+    }
+
+    fn tick(&self) -> u64 {
+        self.links.clock().tick()
     }
 }
 
@@ -404,11 +408,6 @@ impl Drop for Shared {
             hixl.end();
         });
     }
-}
-
-/// No link, or one that another session has torn down.
-fn cut_off() -> PostError {
-    PostError::Failed(Failure::Latched { code: code::NOT_CONNECTED.cast_signed() })
 }
 
 /// A time as the library takes it: above 0.

@@ -37,8 +37,11 @@ pub(super) fn release(cann: &Cann) -> String {
 
 impl Here {
     /// What peers are told, once an engine listens.
-    pub(super) fn offer(&self, api: Api, mode: Mode, engine: SocketAddr, release: &str) -> Offer {
-        Offer {
+    pub(super) fn offer(&self, api: Api, mode: Mode, engine: SocketAddr, release: &str) -> Result<Offer> {
+        let life = getrandom::u64().map_err(|error| {
+            Error::new(ErrorKind::Resource, "start HIXL", format!("no random number is to be had: {error}"))
+        })?;
+        Ok(Offer {
             api,
             mode,
             release: release.to_owned(),
@@ -49,7 +52,8 @@ impl Here {
             ids: self.ids,
             ways: self.ways(),
             nic: self.nic,
-        }
+            life,
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! it is told ([`endpoints`]), what two engines tell each other ([`offer`]), which way joins them ([`way`]), and the
 //! library's rules about regions.
 
+mod bond;
 mod capi;
 mod class;
 mod codes;

@@ -92,6 +92,8 @@ pub struct Offer {
     pub ways: Ways,
     /// The address of the NPU's network port.
     pub nic: Option<IpAddr>,
+    /// Tells this engine from an earlier one at the same address: a random number.
+    pub life: u64,
 }
 
 impl Offer {
@@ -178,6 +180,7 @@ impl Offer {
         put_text(&mut out, &self.node);
         put_text(&mut out, &self.island);
         put_text(&mut out, &self.nic.map(|nic| nic.to_string()).unwrap_or_default());
+        out.put_u64_le(self.life);
         out.freeze()
     }
 
@@ -225,9 +228,10 @@ impl Offer {
             "" => None,
             text => Some(text.parse().map_err(|_| WireError::Value { what: "network address" })?),
         };
+        let life = from.u64()?;
         // What a later version adds behind it is left alone.
         let ids = NpuIds { user: 0, physical, super_pod };
-        Ok(Self { api, mode, release, engine, node, island, chip, ids, ways, nic })
+        Ok(Self { api, mode, release, engine, node, island, chip, ids, ways, nic, life })
     }
 }
 

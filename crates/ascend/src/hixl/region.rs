@@ -60,7 +60,7 @@ pub(super) fn spans(memory: &Arc<Memory>, device: &Device, way: Way, chip: Chip)
 }
 
 /// A region as the peer is told of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Description {
     pub(super) address: u64,
     len: u64,

@@ -10,7 +10,7 @@ use ropeway_core::{Error, ErrorKind, Result};
 use ropeway_transport::Memory;
 
 /// Whose memory, as HIXL counts: its numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u32)]
 pub(crate) enum Kind {
     /// An NPU's.
@@ -51,6 +51,8 @@ struct Entry {
     span: Span,
     handle: usize,
     uses: u32,
+    /// When it was registered, as [`Registers::tick`] counts.
+    since: u64,
     /// What keeps the bytes there until the library has let go.
     held: Vec<Arc<Memory>>,
 }
@@ -65,6 +67,11 @@ pub(crate) trait Registers {
 
     /// Whether the library lets go of anything now.
     fn can_deregister(&self) -> bool;
+
+    /// The time of a registration that has just been made, where links have to be newer than the regions that they use.
+    fn tick(&self) -> u64 {
+        0
+    }
 }
 
 impl Registry {
@@ -94,7 +101,9 @@ impl Registry {
         let span = whole.unwrap_or(wanted);
         self.make_room(span, library)?;
         let handle = library.register(span)?;
-        self.entries.insert(span.address, Entry { span, handle, uses: 1, held: vec![Arc::clone(memory)] });
+        let since = library.tick();
+        self.entries
+            .insert(span.address, Entry { span, handle, uses: 1, since, held: vec![Arc::clone(memory)] });
         Ok(Key(span.address))
     }
 
@@ -125,6 +134,11 @@ impl Registry {
                 tracing::warn!(%error, "a region stays registered with HIXL, and its memory is kept");
             }
         }
+    }
+
+    /// When the range of a use was registered.
+    pub(crate) fn since(&self, key: Key) -> u64 {
+        self.entries.get(&key.0).map_or(0, |entry| entry.since)
     }
 
     /// Whether a link still counts on any.

@@ -114,10 +114,9 @@ fn start(
     for port in ports {
         let resources = here.resources(port.device, Mode::ClientServer)?;
         let engine = here.engine(port.host);
+        let offer = here.offer(Api::C, Mode::ClientServer, engine, release)?;
         let number = match Server::listen(api, &list, &address, port.host, &resources) {
-            Ok(server) => {
-                return Ok((server, resources, here.offer(Api::C, Mode::ClientServer, engine, release)));
-            }
+            Ok(server) => return Ok((server, resources, offer)),
             Err(number) => number,
         };
         let text = recent_text(on.acl());

@@ -17,6 +17,7 @@ fn offer(node: &str, physical: u32) -> Offer {
         ids: NpuIds { user: 0, physical, super_pod: None },
         ways: Ways::of([Way::Hccs, Way::Roce]),
         nic: Some([192, 168, 100, 1].into()),
+        life: 1,
     }
 }
 
@@ -81,7 +82,7 @@ prop_compose! {
     fn any_offer()(
         c: bool, communicator: bool, release in "[0-9.]{1,20}", engine: (u32, u16), node in "[!-~]{1,128}",
         island in "[!-~]{1,128}", chip in 0usize..4, physical: u32, pod: Option<(u32, u32, u32)>, ways in 0u8..8,
-        nic: Option<u128>,
+        nic: Option<u128>, life: u64,
     ) -> Offer {
         Offer {
             api: if c { Api::C } else { Api::Class },
@@ -94,6 +95,7 @@ prop_compose! {
             ids: NpuIds { user: 0, physical, super_pod: pod.map(|(id, server, device)| SuperPod { id, server, device }) },
             ways: Ways::from_bits(ways),
             nic: nic.map(|nic| std::net::Ipv6Addr::from(nic).into()),
+            life,
         }
     }
 }
