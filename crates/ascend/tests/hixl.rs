@@ -205,6 +205,29 @@ fn an_address_outside_all_regions_is_refused_and_never_relayed() {
 }
 
 #[test]
+fn a_client_server_engine_takes_4096_registrations_and_then_says_so() {
+    let Some(simulator) = simulator("hixl: limit of registrations") else { return };
+    let _shared = simulator.shared();
+    for api in BOTH {
+        let (one, two) = (End::open(simulator, 0, api, |_| {}), End::open(simulator, 1, api, |_| {}));
+        assert_eq!(one.native.limits().regions, Some(4_096));
+        let (mut from, _to) = prepare(&one, &two);
+        let pieces = pieces(&one.npu, 4_096);
+        for (slot, piece) in pieces[1..].iter().enumerate() {
+            // The region of this end is the first.
+            from.mover().register(id(100 + slot as u32), piece).unwrap();
+        }
+        let error = from.mover().register(id(99), &pieces[0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Full, "{api:?}");
+        assert!(error.message().contains("4096 regions"), "{error}");
+        from.mover().deregister(id(100)).unwrap();
+        from.mover().register(id(99), &pieces[0]).unwrap();
+        from.mover().deregister(id(99)).unwrap();
+        (101..100 + 4_095).for_each(|slot| from.mover().deregister(id(slot)).unwrap());
+    }
+}
+
+#[test]
 fn memory_stays_registered_until_the_link_is_down() {
     let Some(simulator) = simulator("hixl: deregister") else { return };
     let _shared = simulator.shared();

@@ -76,7 +76,8 @@ pub struct MoverLimits {
     pub request_bytes: u64,
     /// Requests of one mover in flight, at most; at least 1. Two keep most ways full.
     pub requests: usize,
-    /// Regions of ours that can be registered at a time, all movers together.
+    /// Registrations that the library takes at a time, all movers together. [`Mover::register`] keeps it: only there is it
+    /// known which regions share one, as the pieces of an allocation do.
     pub regions: Option<u32>,
     /// Movers that can be connected at a time.
     pub links: Option<u32>,
@@ -206,7 +207,7 @@ pub unsafe trait Mover: Send {
     /// go (HIXL: while links exist).
     ///
     /// # Errors
-    /// This way cannot use that memory (VMM memory without a key, small pages, host memory), and the mend.
+    /// `Full`: [`MoverLimits::regions`] are registered. Or this way cannot use that memory (VMM memory without a key, small pages, host memory), and the mend.
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes>;
 
     /// The region is not used on this link any more: neither by us nor by the peer, which has released it or is gone.

@@ -257,10 +257,7 @@ impl LinkCore {
             return Ok(known);
         }
         let description = match self.mover().as_mut() {
-            Some(mover) => {
-                self.shared.count_region(region)?;
-                mover.register(region, memory).inspect_err(|_| self.shared.forget_region(region))?
-            }
+            Some(mover) => mover.register(region, memory)?,
             None => return Err(closed("register")),
         };
         self.next_epoch();
@@ -324,9 +321,6 @@ impl LinkCore {
         {
             tracing::error!(%region, %error, "a region was not deregistered");
         }
-        if ours.description.is_some() {
-            self.shared.forget_region(region);
-        }
         drop(ours);
         self.sink.withdrawn(region);
     }
@@ -344,7 +338,6 @@ impl LinkCore {
             {
                 tracing::error!(%region, %error, "a region was not deregistered");
             }
-            self.shared.forget_region(region);
         }
     }
 

@@ -1,11 +1,10 @@
 //! A device transport: a native way, its posting thread, and the links over it.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use ropeway_core::{Error, ErrorKind, Limits, RegionId, Result};
+use ropeway_core::{Error, ErrorKind, Limits, Result};
 use ropeway_transport::memory::fork::Origin;
 use ropeway_transport::{Capabilities, Janitor, Link, LinkConfig, Memory, Role, Transport};
 
@@ -31,8 +30,6 @@ pub(super) struct Shared {
     pub(super) fenced_max: usize,
     pub(super) origin: Origin,
     links: AtomicU32,
-    /// Our regions that movers have registered, and on how many links.
-    regions: Mutex<HashMap<RegionId, u32>>,
     probe: Mutex<Option<Arc<Probe>>>,
 }
 
@@ -67,7 +64,6 @@ impl DeviceTransport {
             fenced_max: limits.leases() as usize,
             origin: janitor.origin(),
             links: AtomicU32::new(0),
-            regions: Mutex::default(),
             probe: Mutex::default(),
         });
         Arc::new(Self { shared, capabilities, offer })
@@ -131,37 +127,6 @@ impl Shared {
 
     pub(super) fn link_ended(&self) {
         self.links.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// A mover registers a region of ours.
-    pub(super) fn count_region(&self, region: RegionId) -> Result<()> {
-        let most = self.native.limits().regions.unwrap_or(u32::MAX);
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = regions.len();
-        match regions.get_mut(&region) {
-            Some(links) => *links += 1,
-            None if known < most as usize => {
-                regions.insert(region, 1);
-            }
-            None => {
-                let text = format!(
-                    "{} can register {most} regions; put caches into fewer, larger ones",
-                    self.native.kind()
-                );
-                return Err(Error::new(ErrorKind::Full, "register", text));
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn forget_region(&self, region: RegionId) {
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(links) = regions.get_mut(&region) {
-            *links -= 1;
-            if *links == 0 {
-                regions.remove(&region);
-            }
-        }
     }
 
     /// The probe memory, if a link has needed it.

@@ -197,6 +197,17 @@ pub(crate) fn small_pages(npu: &Arc<Npu>) -> Arc<Memory> {
     unsafe { npu.register(address.unwrap(), 65_536, Box::new(())) }.unwrap()
 }
 
+/// Pieces of one allocation, 4 KiB each, as somebody else's regions.
+pub(crate) fn pieces(npu: &Arc<Npu>, count: u64) -> Vec<Arc<Memory>> {
+    let whole = npu.alloc(count * 4096).unwrap();
+    let base = whole.device().unwrap().address();
+    let piece = |at: u64| {
+        // SAFETY: the keep-alive holds the allocation.
+        unsafe { npu.register(base + at * 4096, 4096, Box::new(Arc::clone(&whole))) }.unwrap()
+    };
+    (0..count).map(piece).collect()
+}
+
 /// Bytes that differ from their neighbours.
 pub(crate) fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add((at >> 8) as u8).wrapping_add(seed)).collect()

@@ -273,6 +273,14 @@ unsafe impl Mover for FakeMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
         let mut state = self.hardware.lock();
         state.call(Call::Register(region));
+        // The same memory is one registration, whatever regions it is.
+        let mut distinct: Vec<_> =
+            state.registered.values().map(Arc::as_ptr).chain([Arc::as_ptr(memory)]).collect();
+        distinct.sort();
+        distinct.dedup();
+        if state.limits.regions.is_some_and(|most| distinct.len() > most as usize) {
+            return Err(Error::new(ErrorKind::Full, "register", "the fake library has no room"));
+        }
         state.registered.insert(region, Arc::clone(memory));
         let address = memory.base().expect("host memory").as_ptr().expose_provenance() as u64;
         let address = if state.probe_lies { address + 128 } else { address };

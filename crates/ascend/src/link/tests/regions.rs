@@ -128,15 +128,19 @@ fn a_link_that_cannot_be_connected_anew_is_lost_and_says_why() {
 }
 
 #[test]
-fn more_regions_than_the_library_takes_are_refused() {
+fn what_the_library_counts_is_limited_and_not_regions() {
+    // The probe memory is one.
     let (near, _far) = pair_with(|limits| limits.regions = Some(2));
-    let ours = memory(4096, 9);
-    near.link.adopt(region(1), &ours, soon()).unwrap();
-    near.link.adopt(region(2), &ours, soon()).unwrap();
-    assert_eq!(near.link.adopt(region(3), &ours, soon()).unwrap_err().kind(), ErrorKind::Full);
-    assert_eq!(near.link.withdraw(region(1)), Fenced::Pending);
-    near.sink.await_told(&Told::Withdrawn(region(1)));
-    near.link.adopt(region(3), &ours, soon()).unwrap();
+    let (ours, other) = (memory(4096, 9), memory(4096, 9));
+    for one in 1..50 {
+        near.link.adopt(region(one), &ours, soon()).unwrap();
+    }
+    assert_eq!(near.link.adopt(region(50), &other, soon()).unwrap_err().kind(), ErrorKind::Full);
+    for one in 1..50 {
+        assert_eq!(near.link.withdraw(region(one)), Fenced::Pending);
+        near.sink.await_told(&Told::Withdrawn(region(one)));
+    }
+    near.link.adopt(region(50), &other, soon()).unwrap();
 }
 
 #[test]
