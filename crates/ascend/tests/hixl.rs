@@ -14,6 +14,7 @@ use ropeway_ascend::hixl::offer::{Api, Mode};
 use ropeway_ascend::hixl::way::Way;
 use ropeway_ascend::link::{Connected, Failure, Polled, PostError, Teardown};
 use ropeway_core::{ErrorKind, Op};
+use ropeway_testkit::simulator::Simulator;
 
 /// A loopback address that no other process of these tests has, for fixed ports.
 fn own_address() -> std::net::IpAddr {
@@ -91,34 +92,56 @@ fn pods_of_one_node_use_hccs_although_their_addresses_differ() {
     }
 }
 
+/// An engine where the first `taken` ports of its range have a listener already, and the last one is free.
+fn open_beside(simulator: &Simulator, api: Api, taken: u16, then: impl Fn(u16, End)) {
+    let mut why = String::new();
+    for _ in 0..20 {
+        let first = free_ports(taken + 1);
+        let held: Vec<_> =
+            (first..first + taken).map_while(|port| TcpListener::bind((own_address(), port)).ok()).collect();
+        if held.len() < taken.into() {
+            continue;
+        }
+        match End::try_open(simulator, 0, api, among(first, taken)) {
+            Ok(end) => return then(first, end),
+            // Somebody may have come for the last one.
+            Err(error) => why = error.to_string(),
+        }
+    }
+    panic!("{api:?}: no choice of {taken} ports and a free one led to an engine: {why}");
+}
+
+fn among(first: u16, taken: u16) -> impl FnOnce(&mut HixlConfig) {
+    move |config| {
+        config.ports = first..=first + taken;
+        config.address = Some(own_address());
+    }
+}
+
 #[test]
 fn a_port_in_use_is_passed_over_and_the_next_one_is_published() {
     let Some(simulator) = simulator("hixl: port in use") else { return };
     let _shared = simulator.shared();
     for api in BOTH {
-        let mut why = String::new();
-        let found = (0..20).any(|_| {
-            let first = free_ports(2);
-            let ports = move |config: &mut HixlConfig| {
-                config.ports = first..=first + 1;
-                config.address = Some(own_address());
-            };
-            let Ok(_taken) = TcpListener::bind((own_address(), first)) else { return false };
-            let end = match End::try_open(simulator, 0, api, ports) {
-                Ok(end) => end,
-                // Somebody may have come for the second one.
-                Err(error) => {
-                    why = error.to_string();
-                    return false;
-                }
-            };
+        open_beside(simulator, api, 1, |first, end| {
             assert_eq!(end.facts().engine.port(), first + 1, "{api:?}");
-            let error = End::try_open(simulator, 0, api, ports).err().unwrap();
+            let error = End::try_open(simulator, 0, api, among(first, 1)).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Resource);
             assert!(error.message().contains(&format!("{first}, {}", first + 1)), "{error}");
-            true
         });
-        assert!(found, "{api:?}: no choice of two ports led to an engine: {why}");
+    }
+}
+
+#[test]
+fn more_ports_in_use_than_the_library_is_started_on_are_no_obstacle() {
+    let Some(simulator) = simulator("hixl: many ports in use") else { return };
+    let _shared = simulator.shared();
+    for api in BOTH {
+        open_beside(simulator, api, 40, |first, end| {
+            assert_eq!(end.facts().engine.port(), first + 40, "{api:?}");
+            let error = End::try_open(simulator, 0, api, among(first, 40)).err().unwrap();
+            assert!(error.message().contains("in use") && error.message().contains("and 25 more"), "{error}");
+        });
     }
 }
 

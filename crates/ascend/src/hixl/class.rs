@@ -14,7 +14,7 @@ use ropeway_transport::{Memory, Role, TransportKind};
 use super::bond::{Line, Seat, Unlinked};
 use super::codes;
 use super::config::{Here, HixlConfig, Ports, modes};
-use super::here::{cstring, ids, release, unstarted};
+use super::here::{Tries, cstring, ids, release};
 use super::limits::limits;
 use super::links::Links;
 use super::offer::{Api, Mode, Offer};
@@ -101,9 +101,10 @@ fn start(
     release: &str,
 ) -> Result<(Hixl, Offer)> {
     let capability = Hixl::capability(api, shim::ROPEWAY_HIXL_CLIENT_SERVER_COMM);
-    let mut why = String::new();
+    let mut why = None;
     for mode in modes(here.mode, here.chip, capability) {
-        for port in ports {
+        let mut tries = Tries::new(here, ports);
+        while let Some(port) = tries.next() {
             let engine = here.engine(port.host);
             let offer = here.offer(Api::Class, mode, engine, release)?;
             let hixl = Hixl::create(api).ok_or_else(|| {
@@ -115,16 +116,15 @@ fn start(
             let text = recent_text(on.acl());
             hixl.end();
             let what = format!("its engine {engine} ({} mode)", mode.name());
-            let error = codes::failed(number, "start HIXL", &what, text.as_deref());
-            tracing::debug!(%error, "HIXL does not start this way");
-            why = error.message().to_owned();
+            tries.failed(&codes::failed(number, "start HIXL", &what, text.as_deref()));
             if number != code::FAILED {
                 // Not the port: no other one will do.
                 break;
             }
         }
+        why = Some(tries.unstarted("start HIXL"));
     }
-    Err(unstarted("start HIXL", &why, ports))
+    Err(why.unwrap_or_else(|| Error::new(ErrorKind::Unsupported, "start HIXL", "it has no engine inside")))
 }
 
 impl Native for HixlClass {

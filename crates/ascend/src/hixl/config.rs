@@ -15,8 +15,11 @@ use super::way::{Way, Ways};
 use crate::node::{Chip, Identity, Machine, NpuIds, host_address, nic_address};
 use crate::npu::NpuConfig;
 
-/// Ports that are tried before giving up: each attempt costs a start of the library.
-const ATTEMPTS: usize = 16;
+/// Starts of the library before giving up.
+pub(super) const ATTEMPTS: usize = 16;
+
+/// Host ports that are looked at: those in use cost no start.
+const LOOKED_AT: u32 = 256;
 
 /// The library's own defaults for RoCE.
 const TRAFFIC_CLASS: u8 = 132;
@@ -142,12 +145,13 @@ impl HixlConfig {
         let (first, last) = (u32::from(*self.ports.start()), u32::from(*self.ports.end()));
         let count = (last + 1).saturating_sub(first);
         let begin = (ids.physical % 4096) * ATTEMPTS as u32;
-        let tries = ATTEMPTS.min(count as usize).min(self.device_ports.stride.into());
+        let tries = LOOKED_AT.min(count);
+        let stride = self.device_ports.stride.max(1);
         let candidate = |at: u16| {
             let host = (first + (begin + u32::from(at)) % count) as u16;
             let device = match self.device_port {
                 Some(port) => port,
-                None => self.device_ports.port(ids.physical, at)?,
+                None => self.device_ports.port(ids.physical, at % stride)?,
             };
             Ok(Ports { host, device })
         };

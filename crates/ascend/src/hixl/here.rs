@@ -1,12 +1,12 @@
 //! Facts that both of HIXL's interfaces need from the device and its CANN.
 
 use std::ffi::CString;
-use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::{fmt, io};
 
 use ropeway_core::{Error, ErrorKind, Result};
 
-use super::config::{Here, Ports};
+use super::config::{ATTEMPTS, Here, Ports};
 use super::offer::{Api, Mode, Offer};
 use crate::cann::Cann;
 use crate::device::Device;
@@ -35,6 +35,56 @@ pub(super) fn release(cann: &Cann) -> String {
     found.chars().filter(char::is_ascii_graphic).take(64).collect()
 }
 
+/// The ports that may be tried, one after the other: those that something listens on cost no start of the library.
+pub(super) struct Tries<'a> {
+    ports: std::slice::Iter<'a, Ports>,
+    address: IpAddr,
+    left: usize,
+    /// The ports that were looked at, and why the last one will not do.
+    looked_at: Vec<u16>,
+    why: String,
+}
+
+impl<'a> Tries<'a> {
+    pub(super) fn new(here: &Here, ports: &'a [Ports]) -> Self {
+        let (looked_at, why) = (Vec::new(), String::new());
+        Self { ports: ports.iter(), address: here.address, left: ATTEMPTS, looked_at, why }
+    }
+
+    /// The next one, or nothing.
+    pub(super) fn next(&mut self) -> Option<Ports> {
+        self.left = self.left.checked_sub(1)?;
+        for port in self.ports.by_ref() {
+            self.looked_at.push(port.host);
+            let at = SocketAddr::new(self.address, port.host);
+            match TcpListener::bind(at) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    self.why = format!("the host's port {at} is in use");
+                }
+                // Whatever else it is, the library may know better.
+                _ => return Some(*port),
+            }
+        }
+        None
+    }
+
+    /// The library does not start on the last one.
+    pub(super) fn failed(&mut self, error: &Error) {
+        tracing::debug!(%error, "HIXL does not start this way");
+        error.message().clone_into(&mut self.why);
+    }
+
+    /// None did.
+    pub(super) fn unstarted(&self, operation: &'static str) -> Error {
+        let shown = self.looked_at.iter().take(ATTEMPTS).map(u16::to_string);
+        let mut tried = shown.collect::<Vec<_>>().join(", ");
+        if let Some(more) = self.looked_at.len().checked_sub(ATTEMPTS).filter(|more| *more > 0) {
+            tried.push_str(&format!(" and {more} more"));
+        }
+        Error::new(ErrorKind::Resource, operation, format!("{}; host ports tried: {tried}", self.why))
+    }
+}
+
 impl Here {
     /// What peers are told, once an engine listens.
     pub(super) fn offer(&self, api: Api, mode: Mode, engine: SocketAddr, release: &str) -> Result<Offer> {
@@ -60,11 +110,4 @@ impl Here {
 /// A number or an address as C takes it; neither holds a NUL.
 pub(super) fn cstring(value: impl fmt::Display) -> CString {
     CString::new(value.to_string()).unwrap_or_default()
-}
-
-/// No attempt succeeded.
-pub(super) fn unstarted(operation: &'static str, why: &str, ports: &[Ports]) -> Error {
-    let tried: Vec<_> = ports.iter().map(|ports| ports.host.to_string()).collect();
-    let message = format!("{why}; host ports tried: {}", tried.join(", "));
-    Error::new(ErrorKind::Resource, operation, message)
 }

@@ -1,5 +1,6 @@
 //! NPUs under the facts: the software CANN's, or real ones.
 
+use std::ops::RangeInclusive;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -93,8 +94,16 @@ fn simulated(device: u32) -> NpuConfig {
     NpuConfig::new(device)
         .with_hccn_conf(root.join(format!("etc/{node}/hccn.conf")))
         .with_cann_path(root)
+        .with_ports(ports())
         .with_node(node)
         .with_hold(Duration::from_millis(50))
+}
+
+/// Of this process, most likely: processes with many engines each run side by side. Below what the system gives out.
+fn ports() -> RangeInclusive<u16> {
+    const EACH: u16 = 128;
+    let first = 18_000 + (std::process::id() % 100) as u16 * EACH;
+    first..=first + EACH - 1
 }
 
 fn device(devices: &str, owner: bool) -> u32 {

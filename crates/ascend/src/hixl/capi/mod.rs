@@ -16,7 +16,7 @@ use ropeway_transport::{Memory, Role, TransportKind};
 use super::codes;
 use super::config::{Here, HixlConfig, Ports};
 use super::endpoints::Protocol;
-use super::here::{cstring, ids, release, unstarted};
+use super::here::{Tries, cstring, ids, release};
 use super::limits::limits;
 use super::offer::{Api, Mode, Offer};
 use super::registry::{Registers, Registry, Span};
@@ -110,8 +110,8 @@ fn start(
     });
     let list: Vec<_> = ways.filter_map(|way| endpoint(way, here.ids, here.nic)).collect();
     let address = cstring(here.address);
-    let mut why = String::new();
-    for port in ports {
+    let mut tries = Tries::new(here, ports);
+    while let Some(port) = tries.next() {
         let resources = here.resources(port.device, Mode::ClientServer)?;
         let engine = here.engine(port.host);
         let offer = here.offer(Api::C, Mode::ClientServer, engine, release)?;
@@ -120,13 +120,12 @@ fn start(
             Err(number) => number,
         };
         let text = recent_text(on.acl());
-        let error = codes::failed(number, "start HIXL's server", &format!("on {engine}"), text.as_deref());
-        why = error.message().to_owned();
+        tries.failed(&codes::failed(number, "start HIXL's server", &format!("on {engine}"), text.as_deref()));
         if number != code::FAILED {
             break;
         }
     }
-    Err(unstarted("start HIXL's server", &why, ports))
+    Err(tries.unstarted("start HIXL's server"))
 }
 
 impl Native for HixlC {
