@@ -6,7 +6,7 @@ use ropeway::{
     BlockId, Cache, Engine, Grant, Lease, LeaseOptions, NpuConfig, Peer, Rights, Route, Strided, Submit,
     TransportKind,
 };
-use ropeway_core::Quiet;
+use ropeway_core::{ErrorKind, Op, Quiet};
 use ropeway_testkit::cann::SimCann;
 use ropeway_testkit::cannot_run;
 use ropeway_testkit::simulator::Simulator;
@@ -58,35 +58,90 @@ fn join(from: &Side, to: &Side, rights: Rights) -> ropeway_core::Result<Pair> {
     Ok(Pair { _peer: peer, _lease: lease, grant, route })
 }
 
+/// Runs one transfer of all blocks, and gives its end.
+fn transfer(pair: &Pair, op: Op) -> ropeway_core::Result<()> {
+    let plan = match op {
+        Op::Read => pair.route.read(&pair.grant, &[&ids()], &[&ids()]),
+        Op::Write => pair.route.write(&pair.grant, &[&ids()], &[&ids()]),
+    };
+    plan.unwrap().submit(Submit::default()).unwrap().wait(WAIT).unwrap().map(drop)
+}
+
 #[test]
 fn a_hang_breaks_its_communicator_in_bounded_time_and_a_new_one_works() {
     let Some(simulator) = simulator("hccl: hang") else { return };
     let alone = simulator.alone();
     let (one, two) = (side(simulator, 0), side(simulator, 1));
-    for op in ["send", "receive"] {
-        let pair = join(&one, &two, Rights::Read).unwrap();
-        alone.faults(&format!("hang op={op}"));
-        let plan = pair.route.read(&pair.grant, &[&ids()], &[&ids()]).unwrap();
-        let error = plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap_err();
+    for (op, hang) in [Op::Read, Op::Write].into_iter().flat_map(|op| [(op, "send"), (op, "receive")]) {
+        let rights = if op == Op::Read { Rights::Read } else { Rights::Write };
+        let pair = again(&one, &two, rights);
+        alone.faults(&format!("hang op={hang}"));
+        let error = transfer(&pair, op).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LinkLost, "{op:?} {hang}: {error}");
         // The owner's permit is held as long as the stream may run, and the engine says so.
-        assert_eq!(error.remote(), Quiet::AfterClose, "{error}");
+        assert_eq!(error.remote(), Quiet::AfterClose, "{op:?} {hang}: {error}");
+        assert_eq!(error.local(), Quiet::AfterClose, "{op:?} {hang}: {error}");
         alone.faults("");
-        drop((plan, pair));
+        drop(pair);
         two.region.write(0, &[7; 4096]).unwrap();
-        let pair = again(&one, &two);
-        let plan = pair.route.read(&pair.grant, &[&ids()], &[&ids()]).unwrap();
-        plan.submit(Submit::default()).unwrap().wait(WAIT).unwrap().unwrap();
+        let pair = again(&one, &two, Rights::Read);
+        transfer(&pair, Op::Read).unwrap();
         let mut got = [0; 4096];
         one.region.read(0, &mut got).unwrap();
         assert_eq!(got, [7; 4096]);
+        // The aborted stream has ended and the hold is over: nothing is withheld for ever.
+        eventually("the quarantine ends", || one.engine.quarantined().is_empty());
+    }
+}
+
+#[test]
+fn a_hang_that_takes_no_abort_withholds_its_memory_and_a_new_communicator_works() {
+    let Some(simulator) = simulator("hccl: hang without abort") else { return };
+    let alone = simulator.alone();
+    let (one, two) = (side(simulator, 2), side(simulator, 3));
+    let pair = again(&one, &two, Rights::Read);
+    alone.faults("hang op=receive; refuse op=aclrtStreamAbort code=507000");
+    let error = transfer(&pair, Op::Read).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LinkLost, "{error}");
+    // Many times the hold.
+    std::thread::sleep(Duration::from_millis(500));
+    alone.faults("");
+    assert!(!one.engine.quarantined().is_empty(), "what the device may still write is withheld");
+    assert!(one.region.close(Duration::from_millis(100)).is_err(), "a region that a device may still write");
+    let (one, two) = (side(simulator, 2), side(simulator, 3));
+    let pair = again(&one, &two, Rights::Read);
+    transfer(&pair, Op::Read).unwrap();
+}
+
+#[test]
+fn a_set_up_that_fails_at_its_first_copies_gives_an_error_and_the_next_one_works() {
+    let Some(simulator) = simulator("hccl: probe") else { return };
+    let alone = simulator.alone();
+    for fault in ["hang op=send", "hang op=receive"] {
+        let (one, two) = (side(simulator, 0), side(simulator, 1));
+        alone.faults(fault);
+        let error = join(&one, &two, Rights::Read).err();
+        let error = error.unwrap_or_else(|| panic!("{fault}: a link"));
+        assert!(error.message().contains("507046"), "{fault}: {error}");
+        alone.faults("");
+        let pair = again(&one, &two, Rights::Read);
+        transfer(&pair, Op::Read).unwrap();
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < WAIT, "{what}: not so after {WAIT:?}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 /// The peer may still be told lost when the next connect comes.
-fn again(one: &Side, two: &Side) -> Pair {
+fn again(one: &Side, two: &Side, rights: Rights) -> Pair {
     let start = std::time::Instant::now();
     loop {
-        match join(one, two, Rights::Read) {
+        match join(one, two, rights) {
             Ok(pair) => return pair,
             Err(error) => assert!(start.elapsed() < WAIT, "no link after a hang: {error}"),
         }

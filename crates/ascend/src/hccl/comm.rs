@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ascend_sys::hccl;
-use ropeway_core::{Error, Result};
+use ropeway_core::{Error, ErrorKind, Result};
 
 use super::rounds::Piece;
 use super::wire::ROOT_BYTES;
@@ -18,6 +18,9 @@ const BUFFER_MB: u32 = 1;
 
 /// How long a destroy may be refused because another thread of the library's still uses the communicator.
 const DESTROY: Duration = Duration::from_secs(5);
+
+/// How long an aborted stream may take to end, at least.
+const ABORT: Duration = Duration::from_secs(5);
 
 /// `HCCL_E_AGAIN`.
 const AGAIN: i32 = hccl::HCCL_E_AGAIN.cast_signed();
@@ -92,6 +95,12 @@ impl Communicator {
     /// The stream on which the copies run.
     pub(super) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// Whether the device is done with the copies after the stream's abort, which it may take a while to heed.
+    pub(super) fn is_quiet(&self, on: &Bound<'_>, patience: Duration) -> bool {
+        let waited = self.stream.wait(on, patience.max(ABORT));
+        waited.map_or_else(|error| error.kind() != ErrorKind::TimedOut, |()| true)
     }
 
     /// An error that the network told of since; `None` also where this chip does not tell.

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::BytesMut;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded};
 use ropeway_core::{Error, ErrorKind, GrantId, RegionId, Result, Status, TransferId};
 use ropeway_transport::{
     Batch, Fenced, Link, LinkConfig, LinkSink, Memory, Refusal, Rejected, Role, State, TransportKind,
 };
 
+use super::mailbox::{Teller, Told, mailbox};
 use super::pins::Pins;
-use super::setup::SetUp;
+use super::setup::{NoLink, SetUp};
 use super::wire::{Message, PLAN_BYTES_MAX};
 use super::worker::{Command, End, Ended, Ours, Worker};
 use super::{Ends, Shared};
@@ -33,13 +34,13 @@ struct Core {
 /// The engine's handle.
 pub(super) struct HcclLink {
     core: Arc<Core>,
-    commands: Sender<Command>,
+    commands: Teller,
 }
 
 impl HcclLink {
     /// Starts the link's thread; on the active side, waits until it moves bytes.
     pub(super) fn open(shared: &Arc<Shared>, ends: Ends, config: LinkConfig) -> Result<Arc<Self>> {
-        let (commands, told) = unbounded();
+        let (commands, told) = mailbox();
         let core = Arc::new(Core {
             shared: Arc::clone(shared),
             ends,
@@ -57,14 +58,7 @@ impl HcclLink {
             .map_err(|error| Error::os("link over HCCL", "its thread cannot be started", error))?;
         // The session holds the inbox: it must not hold the link.
         let heard = commands.clone();
-        config.inbox.listen(Arc::new(move |message| {
-            let command = match Message::decode(&message) {
-                Ok(message) => Command::Heard(message),
-                Err(error) => Command::Heard(Message::Broken(format!("malformed message: {error}"))),
-            };
-            // The thread has ended: nobody listens any more.
-            let _ = heard.send(command);
-        }));
+        config.inbox.listen(Arc::new(move |message| heard.hear(&message)));
         let link = Arc::new(Self { core, commands });
         if config.role == Role::Active {
             let left = until.saturating_duration_since(Instant::now());
@@ -79,7 +73,7 @@ impl HcclLink {
 }
 
 impl Core {
-    fn run(&self, commands: &Receiver<Command>, role: Role, until: Instant, ready: &Sender<Result<()>>) {
+    fn run(&self, commands: &Told, role: Role, until: Instant, ready: &Sender<Result<()>>) {
         let on = match self.shared.device.enter() {
             Ok(on) => on,
             Err(error) => return self.never(error, ready),
@@ -96,7 +90,15 @@ impl Core {
         let later = set_up.later;
         let comm = match made {
             Ok(comm) => comm,
-            Err(error) => return self.never(error, ready),
+            Err(NoLink { error, withheld }) => {
+                self.never(error, ready);
+                if let Some(memory) = withheld {
+                    // What the network's hardware has may still arrive.
+                    std::thread::sleep(self.shared.hold);
+                    drop(memory);
+                }
+                return;
+            }
         };
         tracing::info!(
             peer = self.ends.peer.physical,
@@ -136,18 +138,20 @@ impl Core {
                 self.sink.lost(Error::new(ErrorKind::LinkLost, "link over HCCL", "the peer closed the link"));
             }
             End::Broken(error) => {
-                tracing::error!(%error, in_doubt, "a communicator of HCCL broke");
+                match in_doubt {
+                    true => {
+                        tracing::error!(%error, "fatal: a communicator of HCCL broke with copies under way")
+                    }
+                    false => tracing::warn!(%error, "a link over HCCL broke with nothing under way"),
+                }
                 self.sink.lost(error);
             }
         }
-        if in_doubt && !aborted {
+        if in_doubt && !(aborted && comm.is_quiet(on, self.shared.hold)) {
             // Nothing ends what the device still does: its memory is withheld until the process ends.
             tracing::error!("fatal: a stream of HCCL hangs and cannot be aborted; restart the process");
             std::mem::forget((held, comm));
             return;
-        }
-        if in_doubt && let Err(error) = comm.stream().wait(on, self.shared.hold) {
-            tracing::debug!(%error, "an aborted stream of HCCL");
         }
         if let Err(error) = comm.destroy() {
             tracing::warn!(%error, "a communicator is leaked");
@@ -166,7 +170,7 @@ impl Core {
     }
 
     /// Batches that were handed over while the link ended.
-    fn refuse_late(&self, commands: &Receiver<Command>) {
+    fn refuse_late(&self, commands: &Told) {
         while let Ok(command) = commands.try_recv() {
             if let Command::Start(ours) = command {
                 self.open.fetch_sub(1, Ordering::AcqRel);
@@ -225,9 +229,7 @@ impl Link for HcclLink {
         }
         let plan = plan.freeze();
         let ours = Ours { id, op, grant, runs, local, abandon_at, done, plan, cancelled: false };
-        if let Err(error) = self.commands.send(Command::Start(Box::new(ours)))
-            && let Command::Start(ours) = error.0
-        {
+        if let Err(Command::Start(ours)) = self.commands.tell(Command::Start(Box::new(ours))) {
             self.core.open.fetch_sub(1, Ordering::AcqRel);
             // SAFETY: it was never started.
             unsafe { ours.done.finish(Status::quiet(ropeway_core::StatusKind::Closed)) };
@@ -236,7 +238,7 @@ impl Link for HcclLink {
     }
 
     fn cancel(&self, id: TransferId) {
-        let _ = self.commands.send(Command::Cancel(id));
+        let _ = self.commands.tell(Command::Cancel(id));
     }
 
     /// The link's own thread does everything.
@@ -253,12 +255,18 @@ impl Link for HcclLink {
     }
 
     fn close(&self) {
-        let _ = self.commands.send(Command::Close);
+        let _ = self.commands.tell(Command::Close);
     }
 }
 
 impl Drop for HcclLink {
     fn drop(&mut self) {
+        if self.core.shared.device.origin().is_foreign() {
+            // The thread and its link are the parent's. Another thread may have been in the channel at the fork, so it is
+            // left alone, and is not to be dropped as the last of its kind.
+            std::mem::forget(self.commands.clone());
+            return;
+        }
         self.close();
     }
 }

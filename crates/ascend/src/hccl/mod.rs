@@ -6,8 +6,10 @@
 
 mod comm;
 mod link;
+mod mailbox;
 mod offer;
 mod pins;
+mod plans;
 mod rounds;
 mod setup;
 #[cfg(test)]

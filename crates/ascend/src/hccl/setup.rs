@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use ropeway_core::{Error, ErrorKind, Result};
+use crossbeam_channel::RecvTimeoutError;
+use ropeway_core::{Error, ErrorKind, Result, TransferId};
 use ropeway_transport::{LinkSink, Memory};
 
-use super::comm::{Communicator, root};
+use super::comm::{Communicator, failed, root};
+use super::mailbox::Told;
 use super::rounds::Piece;
 use super::turn::Turn;
 use super::wire::Message;
@@ -19,34 +20,51 @@ use crate::hbm::HbmMemory;
 /// Bytes that the probe moves each way.
 const PROBE: usize = 4_096;
 
+/// What the first copies may take, at least: the library may connect its NICs for them.
+const FIRST: Duration = Duration::from_secs(3);
+
 /// What the set-up of one link needs.
 pub(super) struct SetUp<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) ends: &'a Ends,
     pub(super) sink: &'a dyn LinkSink,
-    pub(super) commands: &'a Receiver<Command>,
+    pub(super) commands: &'a Told,
     pub(super) until: Instant,
-    /// Commands that came meanwhile and are not about the set-up, in order.
+    /// Commands of our own side that came meanwhile, in order: no more than the engine's limits allow.
     pub(super) later: Vec<Command>,
+}
+
+/// Why there is no link.
+pub(super) struct NoLink {
+    pub(super) error: Error,
+    /// What the network's hardware may still write.
+    pub(super) withheld: Option<Arc<Memory>>,
+}
+
+impl From<Error> for NoLink {
+    fn from(error: Error) -> Self {
+        Self { error, withheld: None }
+    }
 }
 
 impl SetUp<'_> {
     /// A communicator that has moved bytes both ways. Blocks, also beyond its time where the library does.
-    pub(super) fn run(&mut self, on: &Bound<'_>) -> Result<Communicator> {
+    pub(super) fn run(&mut self, on: &Bound<'_>) -> Result<Communicator, NoLink> {
         let physical = self.shared.offer.physical;
+        let memory = self.shared.npu.alloc(2 * PROBE as u64)?;
         let (turn, root) = if self.ends.rank == 0 {
             let turn = Turn::take(physical, self.until).ok_or_else(|| late("the NPU's turn"))?;
             let root = root(self.shared.api)?;
             self.say(Message::Root(root.clone()))?;
             match self.hear()? {
                 Message::Ready => {}
-                other => return Err(unexpected(&other)),
+                other => return Err(unexpected(&other).into()),
             }
             (turn, root)
         } else {
             let root = match self.hear()? {
                 Message::Root(root) => root,
-                other => return Err(unexpected(&other)),
+                other => return Err(unexpected(&other).into()),
             };
             let turn = Turn::take(physical, self.until).ok_or_else(|| late("the NPU's turn"))?;
             self.say(Message::Ready)?;
@@ -61,43 +79,60 @@ impl SetUp<'_> {
             self.ends.rank,
             shared.transfer_timeout,
         )?;
-        match self.probe(on, &comm) {
+        let (error, in_doubt) = match self.probe(on, &comm, &memory) {
             Ok(()) => {
                 drop(turn);
-                Ok(comm)
+                return Ok(comm);
             }
-            Err(error) => {
-                // The streams are drained or aborted; what the library still holds goes with its destroy.
-                let _ = comm.destroy();
-                Err(error)
-            }
+            Err(Probe::Ended(error)) => (error, false),
+            Err(Probe::InDoubt(error)) => (error, true),
+        };
+        if in_doubt && let Err(leaked) = stop(on, &comm, self.shared.hold) {
+            tracing::error!(error = %leaked, "fatal: a stream of HCCL hangs and cannot be aborted; restart the process");
+            std::mem::forget((memory, comm));
+            return Err(error.into());
         }
+        // The stream has ended; what the library still holds goes with its destroy.
+        if let Err(error) = comm.destroy() {
+            tracing::warn!(%error, "a communicator is leaked");
+        }
+        Err(NoLink { error, withheld: in_doubt.then_some(memory) })
     }
 
-    fn probe(&mut self, on: &Bound<'_>, comm: &Communicator) -> Result<()> {
-        let memory = self.shared.npu.alloc(2 * PROBE as u64)?;
+    fn probe(&mut self, on: &Bound<'_>, comm: &Communicator, memory: &Arc<Memory>) -> Result<(), Probe> {
         memory.write(0, &self.shared.offer.probe(PROBE))?;
         memory.fill(PROBE as u64, PROBE as u64, 0)?;
-        let begin = HbmMemory::of(&memory).map_or(0, HbmMemory::begin);
+        let begin = HbmMemory::of(memory).map_or(0, HbmMemory::begin);
         let piece = |at: usize| [Piece { address: begin + at as u64, len: PROBE as u32 }];
-        // SAFETY: both pieces lie in `memory`, which is kept until the stream is idle, or leaked.
+        // SAFETY: both pieces lie in `memory`, which the caller keeps until the stream was seen idle. After a post that
+        // failed (part of the list may have been taken) or a wait that did, it has the stream aborted first, or leaks it.
         let posted = unsafe { comm.post(&piece(0), &piece(PROBE)) };
-        posted.map_err(|code| super::comm::failed(self.shared.api, code, "probe", "the first copies"))?;
-        let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-        if let Err(error) = comm.stream().wait(on, left) {
-            abort_and_leak(on, comm, memory);
-            return Err(error);
-        }
+        posted.map_err(|code| {
+            Probe::InDoubt(failed(self.shared.api, code, "probe", "the first copies could not be posted"))
+        })?;
+        // A hang must not keep the NPU's turn from others for the whole time that the engine gives a link.
+        let left = self.until.saturating_duration_since(Instant::now());
+        let left = left.min(self.shared.transfer_timeout.max(FIRST)).max(Duration::from_secs(1));
+        comm.stream().wait(on, left).map_err(Probe::InDoubt)?;
         let mut got = vec![0; PROBE];
         memory.read(PROBE as u64, &mut got)?;
         if got != self.ends.peer.probe(PROBE) {
             let message = "the probe brought other bytes than the peer sent";
-            return Err(Error::new(ErrorKind::Internal, "link over HCCL", message));
+            return Err(Error::new(ErrorKind::Internal, "link over HCCL", message).into());
         }
         self.say(Message::Up)?;
         match self.hear()? {
             Message::Up => Ok(()),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
+    /// Counts once, and only for a batch that waits here.
+    fn cancel(&mut self, id: TransferId) {
+        let starts = |later: &Command| matches!(later, Command::Start(ours) if ours.id == id);
+        let cancels = |later: &Command| matches!(later, Command::Cancel(known) if *known == id);
+        if self.later.iter().any(starts) && !self.later.iter().any(cancels) {
+            self.later.push(Command::Cancel(id));
         }
     }
 
@@ -121,19 +156,39 @@ impl SetUp<'_> {
                 Ok(Command::Close) | Err(RecvTimeoutError::Disconnected) => {
                     return Err(Error::new(ErrorKind::Closed, "link over HCCL", "the link was closed"));
                 }
-                Ok(later) => self.later.push(later),
+                Ok(Command::Violated(why)) => {
+                    return Err(Error::new(
+                        ErrorKind::Protocol,
+                        "link over HCCL",
+                        format!("the peer's side: {why}"),
+                    ));
+                }
+                Ok(Command::Cancel(id)) => self.cancel(id),
+                Ok(Command::Start(ours)) => self.later.push(Command::Start(ours)),
                 Err(RecvTimeoutError::Timeout) => return Err(late("the peer")),
             }
         }
     }
 }
 
-/// What the hardware may still write must not be given to others.
-fn abort_and_leak(on: &Bound<'_>, comm: &Communicator, memory: Arc<Memory>) {
-    if let Err(error) = comm.stream().abort(on) {
-        tracing::warn!(%error, "a probe's stream could not be aborted");
+/// How a probe failed.
+enum Probe {
+    /// None of its copies is under way.
+    Ended(Error),
+    /// Copies may be under way.
+    InDoubt(Error),
+}
+
+impl From<Error> for Probe {
+    fn from(error: Error) -> Self {
+        Self::Ended(error)
     }
-    std::mem::forget(memory);
+}
+
+/// Ends what is on the stream, or gives why it may go on.
+fn stop(on: &Bound<'_>, comm: &Communicator, patience: Duration) -> Result<()> {
+    comm.stream().abort(on)?;
+    if comm.is_quiet(on, patience) { Ok(()) } else { Err(late("the end of an aborted stream")) }
 }
 
 fn late(what: &str) -> Error {

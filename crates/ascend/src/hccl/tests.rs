@@ -2,10 +2,13 @@ use proptest::prelude::*;
 use ropeway_core::{GrantId, Op, RegionId, StatusKind};
 use ropeway_transport::Fenced;
 
+use super::mailbox::{HEARD_MAX, mailbox};
 use super::offer::Offer;
 use super::pins::{Over, Pins};
+use super::plans::Plans;
 use super::turn::Turn;
-use super::wire::{Message, ROUND_ITEMS};
+use super::wire::{Message, PLAN_BYTES_MAX, PLAN_PIECE, ROUND_ITEMS};
+use super::worker::Command;
 
 fn grant(slot: u32) -> GrantId {
     GrantId { slot, generation: 1 }
@@ -122,4 +125,80 @@ fn two_engines_agree_on_their_ranks_and_one_npu_is_refused() {
     let old = Offer { release: "8.5.0".into(), ..offer("b", 1, 4) };
     assert!(one.check(&old).unwrap_err().message().contains("8.5.0"));
     assert_ne!(one.probe(64), two.probe(64));
+}
+
+#[test]
+fn a_peer_that_floods_a_thread_that_does_not_listen_breaks_the_link_and_takes_bounded_memory() {
+    let (teller, told) = mailbox();
+    let message = Message::Accept { batch: 1 }.encode();
+    (0..HEARD_MAX * 3).for_each(|_| teller.hear(&message));
+    for _ in 0..HEARD_MAX {
+        assert!(matches!(told.try_recv(), Ok(Command::Heard(_))));
+    }
+    assert!(matches!(told.try_recv(), Ok(Command::Violated(why)) if why.contains("wait")));
+    assert!(told.try_recv().is_err());
+    teller.hear(&message);
+    assert!(told.try_recv().is_err(), "something was left out: nothing after it counts");
+}
+
+#[test]
+fn a_peer_whose_messages_are_taken_may_say_any_number_of_them() {
+    let (teller, told) = mailbox();
+    let message = Message::Forget { batch: 1 }.encode();
+    for _ in 0..HEARD_MAX * 3 {
+        teller.hear(&message);
+        teller.hear(&message);
+        assert!(matches!(told.recv(), Ok(Command::Heard(_))));
+        assert!(matches!(told.recv_timeout(std::time::Duration::ZERO), Ok(Command::Heard(_))));
+    }
+}
+
+#[test]
+fn a_malformed_message_breaks_the_link_once() {
+    let (teller, told) = mailbox();
+    teller.hear(&[99]);
+    teller.hear(&[99]);
+    assert!(matches!(told.try_recv(), Ok(Command::Violated(why)) if why.contains("malformed")));
+    assert!(told.try_recv().is_err());
+}
+
+#[test]
+fn the_largest_plan_and_its_request_fit_into_the_mailbox() {
+    let (teller, told) = mailbox();
+    for _ in 0..PLAN_BYTES_MAX.div_ceil(PLAN_PIECE) {
+        let piece = vec![0; PLAN_PIECE].into();
+        teller.hear(&Message::Plan { batch: 1, total: PLAN_BYTES_MAX as u32, piece }.encode());
+    }
+    let ask = Message::Ask { batch: 1, op: Op::Read, grant: grant(1), start: 0, lens: vec![1; ROUND_ITEMS] };
+    teller.hear(&ask.encode());
+    while let Ok(command) = told.try_recv() {
+        assert!(matches!(command, Command::Heard(_)));
+    }
+}
+
+#[test]
+fn a_plan_is_whole_after_its_last_piece_and_no_sooner() {
+    let mut plans = Plans::default();
+    let total = PLAN_PIECE as u32 + 3;
+    plans.add(1, total, &vec![7; PLAN_PIECE]).unwrap();
+    assert!(plans.whole(1).is_none());
+    plans.add(1, total, &[8; 3]).unwrap();
+    assert_eq!(plans.whole(1).unwrap().len(), total as usize);
+    assert!(plans.add(1, total, &[8]).is_err());
+}
+
+#[test]
+fn plans_in_small_pieces_of_another_size_or_too_many_are_refused() {
+    let mut plans = Plans::default();
+    assert!(plans.add(1, 100, &[0]).is_err());
+    assert!(plans.add(1, 2, &[0; 3]).is_err());
+    let (whole, total) = (vec![0; PLAN_PIECE], 2 * PLAN_PIECE as u32);
+    plans.add(1, total, &whole).unwrap();
+    assert!(plans.add(1, total + 1, &whole).is_err());
+    let mut plans = Plans::default();
+    plans.add(1, total, &whole).unwrap();
+    plans.add(2, 1, &[0]).unwrap();
+    assert!(plans.add(3, 1, &[0]).is_err());
+    plans.forget(2);
+    plans.add(3, 1, &[0]).unwrap();
 }

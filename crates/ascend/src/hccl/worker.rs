@@ -6,18 +6,20 @@
 mod ending;
 mod serving;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use bytes::Bytes;
+use crossbeam_channel::RecvTimeoutError;
 use ropeway_core::{Cursor, Error, ErrorKind, GrantId, Op, Result, Runs, Status, StatusKind, TransferId};
 use ropeway_transport::{Completer, LinkSink, Memory, Served};
 
 use super::comm::{Communicator, failed};
+use super::mailbox::{HEARD_MAX, Told};
 use super::pins::{Pins, Ticket};
+use super::plans::Plans;
 use super::rounds::{Piece, next};
 use super::wire::{Message, PLAN_PIECE};
 use super::{Ends, Shared};
@@ -36,6 +38,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// What the thread is told.
 pub(super) enum Command {
     Heard(Message),
+    /// The peer broke the protocol: it said too much at a time, or what no one understands.
+    Violated(String),
     Start(Box<Ours>),
     Cancel(TransferId),
     Close,
@@ -115,7 +119,7 @@ pub(super) struct Worker<'a> {
     on: &'a Bound<'a>,
     queue: VecDeque<Ours>,
     asked: Option<Asked>,
-    plans: HashMap<u64, (u32, BytesMut)>,
+    plans: Plans,
     served: VecDeque<Theirs>,
     posts: VecDeque<(u64, bool)>,
     flight: Option<Flight>,
@@ -146,7 +150,7 @@ impl<'a> Worker<'a> {
             on,
             queue: VecDeque::new(),
             asked: None,
-            plans: HashMap::new(),
+            plans: Plans::default(),
             served: VecDeque::new(),
             posts: VecDeque::new(),
             flight: None,
@@ -159,7 +163,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Works until the link ends. Gives why, with everything that is not under way on the stream ended.
-    pub(super) fn run(mut self, commands: &Receiver<Command>, early: Vec<Command>) -> Ended {
+    pub(super) fn run(mut self, commands: &Told, early: Vec<Command>) -> Ended {
         let mut end = None;
         for command in early {
             end = end.or(self.obey(command).err());
@@ -170,16 +174,18 @@ impl<'a> Worker<'a> {
         self.finish(end.unwrap_or(End::Closed))
     }
 
-    fn step(&mut self, commands: &Receiver<Command>) -> Result<(), End> {
+    fn step(&mut self, commands: &Told) -> Result<(), End> {
         let told = match self.wait() {
-            None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            None => commands.recv(),
             Some(wait) => commands.recv_timeout(wait),
         };
         match told {
             Ok(command) => {
                 self.look = LOOK.0;
                 self.obey(command)?;
-                while let Ok(command) = commands.try_recv() {
+                // Not for ever: the stream and the clock are to be looked at, however fast the peer talks.
+                for _ in 0..HEARD_MAX {
+                    let Ok(command) = commands.try_recv() else { break };
                     self.obey(command)?;
                 }
             }
@@ -206,6 +212,7 @@ impl<'a> Worker<'a> {
     fn obey(&mut self, command: Command) -> Result<(), End> {
         match command {
             Command::Heard(message) => self.hear(message),
+            Command::Violated(why) => Err(violated(&format!("the peer's side: {why}"))),
             Command::Start(ours) => {
                 if self.closing.is_some() || self.peer_closing {
                     self.end(*ours, Status::quiet(StatusKind::Closed));
@@ -234,7 +241,7 @@ impl<'a> Worker<'a> {
 
     fn hear(&mut self, message: Message) -> Result<(), End> {
         match message {
-            Message::Plan { batch, total, piece } => self.hear_plan(batch, total, &piece),
+            Message::Plan { batch, total, piece } => self.plans.add(batch, total, &piece).map_err(violated),
             Message::Ask { batch, op, grant, start, lens } => self.serve(batch, op, grant, start, &lens),
             Message::Declined { batch, why } => {
                 let mut asked = self.take_asked(batch, "declined a round")?;
@@ -270,7 +277,7 @@ impl<'a> Worker<'a> {
                 self.advance()
             }
             Message::Forget { batch } => {
-                self.plans.remove(&batch);
+                self.plans.forget(batch);
                 Ok(())
             }
             Message::Broken(why) => Err(broken(&format!("the peer: {why}"))),
@@ -332,15 +339,19 @@ impl<'a> Worker<'a> {
     fn ask(&mut self) -> Result<(), End> {
         while self.asked.is_none() {
             let Some(ours) = self.queue.pop_front() else { return Ok(()) };
+            let mut at = ours.runs.seek(0);
+            // Before the plan is said: otherwise one plan after the other would go out that nobody has answered.
+            let Some(pieces) = next(&*ours.runs, &mut at, &ours.local) else {
+                self.end(ours, Status::quiet(StatusKind::Closed));
+                continue;
+            };
             let number = self.next_number;
             self.next_number += 1;
             let total = ours.plan.len() as u32;
             for piece in ours.plan.chunks(PLAN_PIECE) {
                 self.say(Message::Plan { batch: number, total, piece: Bytes::copy_from_slice(piece) })?;
             }
-            let at = ours.runs.seek(0);
-            let state = Round::Unanswered;
-            self.ask_round(Asked { number, ours, at, moved: 0, pieces: Vec::new(), state })?;
+            self.ask_pieces(Asked { number, ours, at, moved: 0, pieces, state: Round::Unanswered })?;
         }
         Ok(())
     }
@@ -353,6 +364,10 @@ impl<'a> Worker<'a> {
         };
         asked.pieces = pieces;
         asked.state = Round::Unanswered;
+        self.ask_pieces(asked)
+    }
+
+    fn ask_pieces(&mut self, asked: Asked) -> Result<(), End> {
         let message = Message::Ask {
             batch: asked.number,
             op: asked.ours.op,
@@ -503,4 +518,8 @@ impl<'a> Worker<'a> {
 
 fn broken(why: &str) -> End {
     End::Broken(Error::new(ErrorKind::LinkLost, "transfer over HCCL", why))
+}
+
+fn violated(why: &str) -> End {
+    End::Broken(Error::new(ErrorKind::Protocol, "transfer over HCCL", why))
 }

@@ -1,26 +1,13 @@
 //! The owner's side of a round: checked before anything is posted, held until the stream has passed it.
 
-use bytes::BytesMut;
 use ropeway_core::{GrantId, Op, StatusKind};
 use ropeway_transport::ServeRequest;
 
 use super::super::rounds::{Piece, split};
-use super::super::wire::{Message, PLAN_BYTES_MAX};
-use super::{End, Flight, OnStream, Theirs, Worker, broken};
+use super::super::wire::Message;
+use super::{End, Flight, OnStream, Theirs, Worker, broken, violated};
 
 impl Worker<'_> {
-    pub(super) fn hear_plan(&mut self, batch: u64, total: u32, piece: &[u8]) -> Result<(), End> {
-        let held: usize = self.plans.values().map(|(total, _)| *total as usize).sum();
-        let (whole, plan) = self.plans.entry(batch).or_insert_with(|| (total, BytesMut::new()));
-        let fits = *whole == total && plan.len() + piece.len() <= total as usize;
-        // One batch at a time is asked for, and its plan is forgotten with it.
-        if !fits || held > 2 * PLAN_BYTES_MAX {
-            return Err(broken("the peer sent plans that do not fit"));
-        }
-        plan.extend_from_slice(piece);
-        Ok(())
-    }
-
     /// The peer asks for a round: checks it before any of our memory is touched.
     pub(super) fn serve(
         &mut self,
@@ -30,15 +17,13 @@ impl Worker<'_> {
         start: u64,
         lens: &[u32],
     ) -> Result<(), End> {
-        let plan = match self.plans.get(&batch) {
-            Some((total, plan)) if plan.len() == *total as usize => plan.clone().freeze(),
-            _ => return Err(broken("the peer asked before its plan was there")),
-        };
+        let plan =
+            self.plans.whole(batch).ok_or_else(|| violated("the peer asked before its plan was there"))?;
         if !self.served.is_empty() || matches!(&self.flight, Some(Flight { what: OnStream::Theirs(_), .. })) {
             return Err(broken("the peer asked for two rounds at a time"));
         }
         if self.closing.is_some() {
-            self.plans.remove(&batch);
+            self.plans.forget(batch);
             return self.say(Message::Declined { batch, why: StatusKind::Closed });
         }
         let bytes = lens.iter().map(|len| u64::from(*len)).sum();
@@ -59,7 +44,7 @@ impl Worker<'_> {
                 }
             },
         };
-        self.plans.remove(&batch);
+        self.plans.forget(batch);
         self.leave(ticket);
         self.say(Message::Declined { batch, why })
     }
