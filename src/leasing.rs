@@ -79,6 +79,11 @@ impl Shared {
         value
     }
 
+    /// Whether the peer holds a lease to write that is not proven over.
+    pub(crate) fn peer_may_write(&self, peer: PeerId) -> bool {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).table.may_write(peer)
+    }
+
     fn act(self: &Arc<Self>, action: Action) {
         match action {
             Action::AskFence { grant, peer } => self.ask_fence(grant, peer),

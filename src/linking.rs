@@ -22,9 +22,6 @@ use crate::shared::Shared;
 /// How long the passive side waits for a peer that has announced itself.
 const ATTACH: Duration = Duration::from_secs(20);
 
-/// How long a session is kept for links that prove their ends over it: their requests in flight may end by themselves.
-const PARTING: Duration = Duration::from_secs(2);
-
 /// How long a session may go on after one of its links is lost.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
@@ -198,19 +195,21 @@ impl Shared {
     }
 
     /// Ends the session and all links of a peer; nothing is waited for. Links whose sides prove their ends over the session
-    /// go first: it follows when they are closed, or after [`PARTING`].
+    /// go first: it follows when they are closed, or when they would have spoken by now.
     pub(crate) fn close_peer(self: &Arc<Self>, peer: &Arc<PeerInner>, why: &str) {
-        let talking: Vec<_> = peer.links().into_iter().filter(|link| link.parts_by_talking()).collect();
-        if talking.is_empty() || peer.is_lost() {
+        let talking: Vec<_> =
+            peer.links().into_iter().filter_map(|link| Some((link.parts_within()?, link))).collect();
+        let longest = talking.iter().map(|(within, _)| *within).max();
+        let Some(longest) = longest.filter(|_| !peer.is_lost()) else {
             return self.say_goodbye(peer, why);
-        }
+        };
         if !peer.begin_parting(why) {
             return;
         }
-        talking.iter().for_each(|link| link.close());
+        talking.iter().for_each(|(_, link)| link.close());
         let (weak, peer) = (Arc::downgrade(self), Arc::clone(peer));
         self.control.spawn(async move {
-            tokio::time::sleep(PARTING).await;
+            tokio::time::sleep(longest).await;
             if let (Some(shared), Some(why)) = (weak.upgrade(), peer.end_parting()) {
                 shared.say_goodbye(&peer, &why);
             }
@@ -247,7 +246,7 @@ impl Shared {
     fn link_closed(self: &Arc<Self>, peer: &Arc<PeerInner>, kind: TransportKind, peer_gone: bool) {
         tracing::info!(peer = %peer.id(), transport = %kind, peer_gone, "link closed");
         // While the link is in the table: without it an engine that closes would take its threads to be done with.
-        let talks = peer.links().iter().any(|link| link.kind() != kind && link.parts_by_talking());
+        let talks = peer.links().iter().any(|link| link.kind() != kind && link.parts_within().is_some());
         if let Some(why) = if talks { None } else { peer.end_parting() } {
             self.say_goodbye(peer, &why);
         }
@@ -321,6 +320,10 @@ impl LinkSink for Sink {
 
     fn may_write(&self, grant: GrantId) -> bool {
         self.shared.upgrade().is_none_or(|shared| shared.fence.may_write(grant))
+    }
+
+    fn peer_may_write(&self) -> bool {
+        self.shared.upgrade().is_none_or(|shared| shared.peer_may_write(self.peer.id()))
     }
 
     fn export(&self, region: RegionId) -> Result<Arc<Memory>> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ropeway_core::{Error, ErrorKind, GrantId, Op, PeerId, RegionId, Runs, StatusKind};
@@ -212,9 +212,10 @@ pub trait Link: Send + Sync {
     /// Our region is closing: the peer must let go of its import. `Pending`: `sink.withdrawn(region)` follows.
     fn withdraw(&self, region: RegionId) -> Fenced;
 
-    /// Whether its two sides prove their ends to each other over the session, which is then kept for a moment.
-    fn parts_by_talking(&self) -> bool {
-        false
+    /// For a link whose two sides prove their ends to each other over the session: how long that can take at most. The
+    /// session is kept for it, and ends with the link.
+    fn parts_within(&self) -> Option<Duration> {
+        None
     }
 
     /// Ends the link: no new batch, those in flight end. `sink.closed()` follows once, when nothing of this link can
@@ -250,6 +251,12 @@ pub trait LinkSink: Send + Sync {
     /// Whether a holder of our lease may be writing: false for a lease to read, open or not. When in doubt, true.
     fn may_write(&self, grant: GrantId) -> bool {
         let _ = grant;
+        true
+    }
+
+    /// Whether the peer holds a lease of ours to write that is not proven over: open, or closed and still withheld. Blocks
+    /// under it are reused on the writer's word or its proven death, and never because time has passed. When in doubt, true.
+    fn peer_may_write(&self) -> bool {
         true
     }
 

@@ -67,6 +67,8 @@ pub(super) struct Tables {
     pub(super) peer_quiet: bool,
     /// A place in the probe memory.
     pub(super) probe_slot: Option<u64>,
+    /// Regions of ours that are being lent, and whether they were withdrawn meanwhile.
+    pub(super) lending: HashMap<RegionId, bool>,
 }
 
 /// A link's life, in this order.
@@ -439,8 +441,8 @@ impl Link for DeviceLink {
         self.0.withdraw(region)
     }
 
-    fn parts_by_talking(&self) -> bool {
-        true
+    fn parts_within(&self) -> Option<Duration> {
+        Some(self.0.shared.timing.of_both())
     }
 
     fn close(&self) {

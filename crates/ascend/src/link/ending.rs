@@ -2,8 +2,10 @@
 //!
 //! Our own half: nothing new is posted, what is in flight may end by itself for a moment, then the mover disconnects on a slow
 //! thread. What was in flight then, and is not proven over, is waited for as long as the hardware may go on. Imports are
-//! released, and the peer is told `Quiet`. The peer's half: its `Quiet`, proof of its death, or the longest time that its
-//! own half can take. Only then are our exports deregistered: importers let go before the exporter.
+//! released, and the peer is told `Quiet`. The peer's half: its `Quiet`, or proof of its death. A peer that may only have read
+//! is waited for as long as its own half can take at most, for no late read is ever shown. One that may write is waited for
+//! without end: it may be stopped or cut off, and write when it goes on. Only then are our exports deregistered: importers
+//! let go before the exporter.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,8 @@ use super::wire::Message;
 
 /// How often the peer's process is looked for.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same when it can take for ever.
+const LOOK_LATER: Duration = Duration::from_millis(250);
 
 /// The times of a link's end.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +51,11 @@ impl Timing {
     fn of_the_peer(&self) -> Duration {
         self.drain + self.disconnect + self.window
     }
+
+    /// How long a session is kept for the words of both sides: either half may take all its time.
+    pub(super) fn of_both(&self) -> Duration {
+        self.of_the_peer() + self.drain + self.disconnect
+    }
 }
 
 /// How far the end is.
@@ -56,9 +65,28 @@ pub(super) struct Ending {
     began: Option<Instant>,
     /// Nobody has heard of this link: `closed` is not said.
     silent: bool,
+    /// The log knows that memory is withheld.
+    warned: bool,
 }
 
-#[derive(Clone, Copy, Default)]
+impl Ending {
+    /// The end has begun. The lane may have come to its own end first, and been seen.
+    fn begin(&mut self, now: Instant) {
+        if matches!(self.step, Step::Not) {
+            self.step = Step::Draining;
+        }
+        self.began.get_or_insert(now);
+    }
+
+    /// Nothing more is posted.
+    fn drained(&mut self, dirty: bool) {
+        if matches!(self.step, Step::Not | Step::Draining) {
+            self.step = Step::Drained { dirty };
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Step {
     #[default]
     Not,
@@ -76,7 +104,7 @@ enum Step {
     Holding {
         until: Instant,
     },
-    /// Our half is over, and said to be.
+    /// Our half is over, and said to be. After `until` a peer can no longer be reading.
     Waiting {
         until: Instant,
     },
@@ -111,11 +139,7 @@ impl LinkCore {
         let before =
             [Stage::Waiting, Stage::Open].into_iter().find(|from| self.step(*from, Stage::Ending))?;
         let now = Instant::now();
-        {
-            let mut tables = self.tables();
-            tables.ending.step = Step::Draining;
-            tables.ending.began = Some(now);
-        }
+        self.tables().ending.begin(now);
         self.say(&Message::Closing);
         self.changed.notify_all();
         self.tell_lane(Event::Stop { kind, until: now + self.shared.timing.drain });
@@ -127,7 +151,7 @@ impl LinkCore {
         if let Some((kind, code)) = over.cause {
             self.lose(self.why(kind, code));
         }
-        self.tables().ending.step = Step::Drained { dirty: over.dirty };
+        self.tables().ending.drained(over.dirty);
     }
 
     fn why(&self, kind: StatusKind, code: i32) -> Error {
@@ -155,9 +179,10 @@ impl LinkCore {
             Step::Holding { .. } => self.take_step(|me| me.fall_quiet()),
             Step::Waiting { until } => {
                 let gone = self.is_peer_gone();
-                let theirs = !self.holds_exports() || self.tables().peer_quiet || gone || until <= now;
-                if !theirs || !self.ends_are_told() {
-                    return Some(now + LOOK);
+                let word = !self.holds_exports() || self.tables().peer_quiet || gone;
+                let late = until <= now;
+                if !(word || late && !self.peer_may_write()) || !self.ends_are_told() {
+                    return Some(now + if late { LOOK_LATER } else { LOOK });
                 }
                 self.take_step(move |me| me.finish_end(gone))
             }
@@ -180,6 +205,18 @@ impl LinkCore {
         let mut mover = self.try_mover();
         let mover = mover.as_mut().and_then(|mover| mover.as_mut());
         mover.is_some_and(|mover| mover.is_peer_gone())
+    }
+
+    /// Whether the peer holds a lease to write that is not proven over: then no time that passes ends its accesses.
+    fn peer_may_write(&self) -> bool {
+        let may_write = !self.tables().fencing.is_empty() || self.sink.peer_may_write();
+        if may_write && !std::mem::replace(&mut self.tables().ending.warned, true) {
+            tracing::error!(
+                kind = self.kind().name(),
+                "a silent peer may still write: the blocks under its leases are withheld until it speaks or is proven dead"
+            );
+        }
+        may_write
     }
 
     fn tear_down(&self, dirty: bool) {
@@ -245,5 +282,25 @@ impl LinkCore {
         {
             tracing::debug!(%error, "the probe memory stays registered");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_was_seen_first_is_not_begun_again() {
+        let now = Instant::now();
+        for seen in [Step::Drained { dirty: true }, Step::Busy, Step::Holding { until: now }, Step::Done] {
+            let mut ending = Ending { step: seen, ..Ending::default() };
+            ending.begin(now);
+            assert_eq!((ending.step, ending.began), (seen, Some(now)));
+        }
+        let mut ending = Ending::default();
+        ending.begin(now);
+        assert_eq!(ending.step, Step::Draining);
+        ending.drained(true);
+        assert_eq!(ending.step, Step::Drained { dirty: true });
     }
 }

@@ -279,6 +279,10 @@ impl Lane {
     }
 
     fn let_regions_go(&mut self, fx: &mut Effects) {
+        if self.over {
+            // What was given up may still be under way; the end of the link lets go of all of them.
+            return;
+        }
         let flights = &self.flights;
         let unused = |region: &mut RegionId| !flights.values().any(|flight| flight.uses(*region));
         fx.released.extend(self.leaving.extract_if(.., unused));

@@ -223,16 +223,34 @@ impl LinkCore {
         if self.stage() != Stage::Open {
             return Err(closed("export"));
         }
-        if let Some(ours) = self.tables().ours.get(&region)
-            && ours.withdrawing
-        {
-            return Err(gone(region));
-        }
-        let memory = self.sink.export(region)?;
         {
             let mut tables = self.tables();
+            if tables.ours.get(&region).is_some_and(|ours| ours.withdrawing) {
+                return Err(gone(region));
+            }
+            // A withdrawal that comes before the entry is there is not to miss it.
+            tables.lending.insert(region, false);
+        }
+        let memory = match self.sink.export(region) {
+            Ok(memory) => memory,
+            Err(error) => {
+                if self.tables().lending.remove(&region) == Some(true) {
+                    self.sink.withdrawn(region);
+                }
+                return Err(error);
+            }
+        };
+        {
+            let mut tables = self.tables();
+            let withdrawn = tables.lending.remove(&region) == Some(true);
             let ours = tables.ours.entry(region).or_insert_with(|| Ours::new(&memory));
             (ours.exported, ours.leaving) = (true, false);
+            ours.withdrawing |= withdrawn;
+        }
+        if self.is_withdrawing(region) {
+            drop(memory);
+            self.returned(region);
+            return Err(gone(region));
         }
         let registered = self.register(region, &memory);
         let refused = match registered {
@@ -290,6 +308,10 @@ impl LinkCore {
     pub(super) fn withdraw(&self, region: RegionId) -> Fenced {
         let leaving = {
             let mut tables = self.tables();
+            if let Some(withdrawn) = tables.lending.get_mut(&region) {
+                *withdrawn = true;
+                return Fenced::Pending;
+            }
             let Some(ours) = tables.ours.get_mut(&region) else { return Fenced::Now };
             if std::mem::replace(&mut ours.withdrawing, true) {
                 return Fenced::Pending;

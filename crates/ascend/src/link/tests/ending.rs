@@ -1,6 +1,7 @@
 //! Giving up, latching, closing: nothing is called quiet while the hardware can write, and nothing is held for ever.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ropeway_core::{ErrorKind, Op, Quiet, StatusKind};
@@ -178,6 +179,94 @@ fn without_a_session_the_peers_memory_is_held_for_as_long_as_it_could_be_written
     far.sink.await_closed();
     let longest = TIMING.drain + TIMING.disconnect + TIMING.window;
     assert!(began.elapsed() >= longest, "handed out after {:?}", began.elapsed());
+}
+
+/// Stopped, or behind a cut cable: it may write when it goes on, however long that takes.
+#[test]
+fn a_silent_writer_holds_its_blocks_until_it_speaks_or_is_proven_dead() {
+    let longest = TIMING.drain + TIMING.disconnect + TIMING.window;
+    for dies in [true, false] {
+        let (near, far) = pair();
+        let theirs = far.lend(1, 4096, 7, &near);
+        far.sink.lease(grant(1), Op::Write);
+        let ours = memory(4096, 9);
+        near.hardware.fate(Fate::Hangs);
+        let order = Order::new(Op::Write, grant(1), List::pieces(4096, 4096), &ours, region(1));
+        let _sent = order.post(&*near.link);
+        near.hardware.await_under_way(1);
+        // Nothing that is said gets there any more.
+        near.sink.muted.store(true, Ordering::SeqCst);
+        far.sink.cut();
+        far.sink.revoke(grant(1));
+        assert_eq!(far.link.fence(grant(1)), Fenced::Pending);
+        far.link.close();
+        std::thread::sleep(longest * 2);
+        assert!(!far.sink.is_closed() && !far.sink.has(&Told::Fenced(grant(1))), "handed out on a timer");
+        assert!(far.hardware.holds(region(1)));
+        near.hardware.land();
+        assert!(is_all(&theirs, 9), "it wrote, later than any window");
+        if dies {
+            far.hardware.kill_peer();
+        } else {
+            near.link.close();
+            near.sink.muted.store(false, Ordering::SeqCst);
+        }
+        far.sink.await_told(&Told::Closed { peer_gone: dies });
+        assert!(far.sink.has(&Told::Fenced(grant(1))));
+    }
+}
+
+#[test]
+fn a_silent_peer_that_gave_up_its_lease_to_write_is_waited_for_no_longer_than_a_reader() {
+    let (near, far) = pair();
+    far.lend(1, 4096, 7, &near);
+    far.sink.lease(grant(1), Op::Write);
+    near.sink.cut();
+    far.sink.cut();
+    far.link.close();
+    std::thread::sleep((TIMING.drain + TIMING.disconnect + TIMING.window) * 2);
+    assert!(!far.sink.is_closed(), "the lease is still held, though nothing asked for its fence");
+    far.sink.release(grant(1));
+    far.sink.await_closed();
+}
+
+#[test]
+fn a_session_is_kept_as_long_as_both_sides_may_take_to_speak() {
+    let (near, _far) = pair();
+    let longest = TIMING.drain + TIMING.disconnect + TIMING.window;
+    assert!(near.link.parts_within().is_some_and(|within| within > longest));
+}
+
+#[test]
+fn nothing_is_released_between_the_end_of_a_link_and_the_end_of_its_hold() {
+    let (near, far) = pair();
+    far.lend(1, 4096, 7, &near);
+    far.sink.lease(grant(1), Op::Write);
+    let ours = memory(4096, 9);
+    near.link.adopt(region(3), &ours, soon()).unwrap();
+    near.hardware.fate(Fate::Hangs);
+    let abandon_at = Instant::now() + Duration::from_millis(100);
+    let order = Order::new(Op::Write, grant(1), List::pieces(4096, 4096), &ours, region(1));
+    let sent = order.until(abandon_at).post(&*near.link);
+    near.hardware.await_under_way(1);
+    // Both wait for the request, which is given up.
+    assert_eq!(far.link.withdraw(region(1)), Fenced::Pending);
+    assert_eq!(near.link.withdraw(region(3)), Fenced::Pending);
+    assert_eq!(sent.status().remote, Quiet::AfterClose);
+    near.hardware.await_call(|call| *call == Call::Disconnect);
+    std::thread::sleep(TIMING.window / 3);
+    assert!(near.hardware.holds(region(3)), "deregistered under the hardware");
+    assert_eq!(
+        near.hardware.count(|call| *call == Call::Release(region(1))),
+        0,
+        "released under the hardware"
+    );
+    assert!(!far.sink.has(&Told::Withdrawn(region(1))), "said to be let go of");
+    near.sink.await_closed();
+    far.sink.await_closed();
+    let calls = near.hardware.calls();
+    let at = |what: &Call| calls.iter().rposition(|call| call == what).unwrap();
+    assert!(at(&Call::Disconnect) < at(&Call::Release(region(1))), "{calls:?}");
 }
 
 #[test]

@@ -62,6 +62,20 @@ fn a_region_that_nobody_imported_is_withdrawn_at_once() {
 }
 
 #[test]
+fn a_region_that_is_withdrawn_while_it_is_lent_is_not_lent() {
+    let (near, far) = pair();
+    let theirs = memory(4096, 7);
+    far.sink.offer(region(1), &theirs);
+    let (sender, answer) = std::sync::mpsc::channel();
+    let link = std::sync::Arc::clone(&far.link);
+    far.sink.while_exporting(move || sender.send(link.withdraw(region(1))).unwrap());
+    assert_eq!(near.link.import(region(1), soon()).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(answer.recv().unwrap(), Fenced::Pending, "the export is pinned already");
+    far.sink.await_told(&Told::Withdrawn(region(1)));
+    assert!(!far.hardware.holds(region(1)));
+}
+
+#[test]
 fn a_local_region_is_registered_once_and_let_go_of() {
     let (near, far) = pair();
     let ours = memory(4096, 9);

@@ -91,6 +91,8 @@ pub(super) struct Sink {
     wire: Mutex<Option<mpsc::Sender<Bytes>>>,
     regions: Mutex<HashMap<RegionId, Arc<Memory>>>,
     leases: Mutex<HashMap<GrantId, (Op, bool)>>,
+    /// Run inside of the next `export`.
+    exporting: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     told: Mutex<Vec<Told>>,
     news: Condvar,
     /// Messages are kept back while this is set.
@@ -103,6 +105,7 @@ impl Sink {
             wire: Mutex::new(Some(wire)),
             regions: Mutex::default(),
             leases: Mutex::default(),
+            exporting: Mutex::default(),
             told: Mutex::default(),
             news: Condvar::new(),
             muted,
@@ -115,6 +118,16 @@ impl Sink {
 
     pub(super) fn lease(&self, grant: GrantId, op: Op) {
         self.leases.lock().unwrap().insert(grant, (op, true));
+    }
+
+    /// Runs `call` inside of the next `export`.
+    pub(super) fn while_exporting(&self, call: impl FnOnce() + Send + 'static) {
+        *self.exporting.lock().unwrap() = Some(Box::new(call));
+    }
+
+    /// The holder has given its word: nothing is held under it any more.
+    pub(super) fn release(&self, grant: GrantId) {
+        self.leases.lock().unwrap().remove(&grant);
     }
 
     pub(super) fn revoke(&self, grant: GrantId) {
@@ -180,7 +193,15 @@ impl LinkSink for Sink {
         self.leases.lock().unwrap().get(&grant).is_none_or(|(op, _)| *op == Op::Write)
     }
 
+    fn peer_may_write(&self) -> bool {
+        self.leases.lock().unwrap().values().any(|(op, _)| *op == Op::Write)
+    }
+
     fn export(&self, region: RegionId) -> Result<Arc<Memory>> {
+        let call = self.exporting.lock().unwrap().take();
+        if let Some(call) = call {
+            call();
+        }
         let unknown = || Error::new(ErrorKind::Closed, "export", format!("region {region} is not known"));
         self.regions.lock().unwrap().get(&region).cloned().ok_or_else(unknown)
     }

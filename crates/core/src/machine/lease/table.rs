@@ -381,6 +381,12 @@ impl LeaseTable {
         self.lease(grant).map(|lease| lease.active().collect()).unwrap_or_default()
     }
 
+    /// Whether the peer holds a lease to write, open or not: it may be writing.
+    pub fn may_write(&self, peer: PeerId) -> bool {
+        let held = self.peers.held(peer).into_iter();
+        held.filter_map(|slot| self.lease(self.current(slot))).any(|lease| lease.rights.allow(Op::Write))
+    }
+
     /// How many leases the peer holds.
     pub fn held_by(&self, peer: PeerId) -> usize {
         self.peers.count(peer)

@@ -50,6 +50,26 @@ fn held(rights: Rights) -> (LeaseTable, GrantId) {
 }
 
 #[test]
+fn a_holder_may_write_until_its_word_or_its_death_however_the_lease_ends() {
+    assert!(!held(Rights::Read).0.may_write(peer(1)));
+    for proof in 0..3 {
+        let (mut table, grant) = held(Rights::Write);
+        assert!(table.may_write(peer(1)) && !table.may_write(peer(2)));
+        table.peer_lost(peer(1), secs(2));
+        table.fence_pending(grant);
+        table.tick(secs(100_000));
+        assert!(table.may_write(peer(1)), "no time that passes is a proof");
+        let proof = match proof {
+            0 => Proof::Ack { peer: peer(1), grant },
+            1 => Proof::Fenced { peer: peer(1), grant },
+            _ => Proof::ProcessGone { peer: peer(1) },
+        };
+        table.prove(proof, secs(100_001));
+        assert!(!table.may_write(peer(1)), "{proof:?}");
+    }
+}
+
+#[test]
 fn a_lease_is_done_when_as_many_holders_as_expected_have_released_it() {
     let mut table = LeaseTable::new(&Limits::default());
     let two = LeaseRequest { expected_holders: 2, ..request(Rights::Read) };
