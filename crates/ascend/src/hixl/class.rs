@@ -27,7 +27,7 @@ use crate::device::{Bound, Device, Work};
 use crate::error::recent_text;
 use crate::hbm::HUGE_PAGE;
 use crate::link::{
-    Connected, Desc, Imported, Mover, MoverLimits, Native, Polled, PostError, Request, Teardown,
+    Connected, Desc, Holds, Imported, Mover, MoverLimits, Native, Polled, PostError, Request, Teardown,
 };
 use crate::node::Chip;
 use crate::npu::Npu;
@@ -161,6 +161,14 @@ impl Native for HixlClass {
 
     fn probe_memory(&self) -> Result<Arc<Memory>> {
         Ok(Arc::clone(&self.shared.probe))
+    }
+
+    fn holds(&self, memory: &Arc<Memory>) -> Holds {
+        self.shared.registry().holds(memory)
+    }
+
+    fn holds_apart(&self, memory: &Arc<Memory>) -> Holds {
+        self.holds(memory)
     }
 
     fn limits(&self) -> MoverLimits {

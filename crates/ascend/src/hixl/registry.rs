@@ -9,6 +9,8 @@ use std::sync::Arc;
 use ropeway_core::{Error, ErrorKind, Result};
 use ropeway_transport::Memory;
 
+use crate::link::Holds;
+
 /// Whose memory, as HIXL counts: its numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u32)]
@@ -139,6 +141,16 @@ impl Registry {
     /// When the range of a use was registered.
     pub(crate) fn since(&self, key: Key) -> u64 {
         self.entries.get(&key.0).map_or(0, |entry| entry.since)
+    }
+
+    /// Who keeps `memory` registered that no link counts on any more.
+    pub(crate) fn holds(&self, memory: &Arc<Memory>) -> Holds {
+        let holds = |entry: &&Entry| entry.held.iter().any(|held| Arc::ptr_eq(held, memory));
+        match self.entries.values().find(holds) {
+            None => Holds::No,
+            Some(entry) if entry.uses > 0 => Holds::ForAnother,
+            Some(_) => Holds::WhileConnected,
+        }
     }
 
     /// Whether a link still counts on any.

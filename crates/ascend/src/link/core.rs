@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ropeway_core::{Error, ErrorKind, GrantId, Op, RegionId, Result, Status, TransferId};
+use ropeway_core::{Error, ErrorKind, GrantId, Op, PeerId, RegionId, Result, Status, TransferId};
 use ropeway_transport::{
     Batch, Completer, Fenced, Link, LinkConfig, LinkSink, Memory, Refusal, Rejected, Role, State,
     TransportKind,
@@ -31,6 +31,7 @@ pub(super) struct LinkCore {
     number: u64,
     pub(super) shared: Arc<Shared>,
     pub(super) role: Role,
+    pub(super) peer: PeerId,
     /// Until when the link must be there.
     pub(super) deadline: Instant,
     pub(super) offer: Bytes,
@@ -69,6 +70,8 @@ pub(super) struct Tables {
     pub(super) probe_slot: Option<u64>,
     /// Regions of ours that are being lent, and whether they were withdrawn meanwhile.
     pub(super) lending: HashMap<RegionId, bool>,
+    /// The pause for which it was disconnected last; 0 for none.
+    pub(super) apart: u64,
 }
 
 /// A link's life, in this order.
@@ -99,6 +102,7 @@ impl LinkCore {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             shared: Arc::clone(shared),
             role: config.role,
+            peer: config.peer,
             deadline: config.deadline,
             offer: config.offer.clone(),
             sink: Arc::clone(&config.sink),
@@ -284,6 +288,9 @@ impl LinkCore {
         }
         if fx.connect {
             self.slowly(|me| me.connect());
+        }
+        if let Some(number) = fx.part {
+            self.slowly(move |me| me.part(number));
         }
         if let Some(over) = fx.over {
             self.lane_is_over(over);

@@ -78,6 +78,11 @@ impl Ending {
         self.began.get_or_insert(now);
     }
 
+    /// Whether the native link was disconnected.
+    pub(super) fn is_torn_down(&self) -> bool {
+        matches!(self.step, Step::Holding { .. } | Step::Waiting { .. } | Step::Stuck | Step::Done)
+    }
+
     /// Nothing more is posted.
     fn drained(&mut self, dirty: bool) {
         if matches!(self.step, Step::Not | Step::Draining) {

@@ -49,6 +49,8 @@ pub(super) struct Lane {
     /// The registrations that the connection knows of.
     connected_epoch: Option<u64>,
     connecting: bool,
+    /// Paused, and whether the end of the connection was asked for.
+    paused: Option<(u64, bool)>,
     stopping: Option<(StatusKind, Instant)>,
     over: bool,
     /// Into which pieces the connection wants runs cut.
@@ -84,6 +86,9 @@ pub(super) enum Event {
         epoch: u64,
         cuts: Box<Cuts>,
     },
+    /// Nothing is posted until [`Event::GoOn`], and the connection is ended once nothing is in flight.
+    Pause(u64),
+    GoOn,
     /// Nothing new is started; what is in flight has until then to end by itself.
     Stop {
         kind: StatusKind,
@@ -103,6 +108,8 @@ pub(super) struct Effects {
     pub(super) freed: Vec<RegionId>,
     /// The connection has to be made (anew); nothing is in flight.
     pub(super) connect: bool,
+    /// The connection is to be ended; nothing is in flight.
+    pub(super) part: Option<u64>,
     pub(super) over: Option<Over>,
 }
 
@@ -154,6 +161,7 @@ impl Lane {
             typical: Duration::ZERO,
             connected_epoch: None,
             connecting: false,
+            paused: None,
             stopping: None,
             over: false,
             cuts: Box::new(Cuts::WHOLE),
@@ -179,6 +187,8 @@ impl Lane {
                 self.connecting = false;
                 self.connected_epoch = Some(epoch);
             }
+            Event::Pause(number) => self.paused = Some((number, false)),
+            Event::GoOn => self.paused = None,
             Event::Stop { kind, until } => self.stop(kind, until, fx),
         }
         Ok(())
@@ -198,6 +208,7 @@ impl Lane {
             progress |= self.poll(now, mover, fx);
             self.expire(now, fx);
             progress |= self.post(now, epoch, mover, fx);
+            self.part(fx);
         } else {
             self.expire(now, fx);
         }
@@ -209,6 +220,15 @@ impl Lane {
             fx.over = Some(Over { dirty: false, cause: None });
         }
         self.next(now, progress, had_mover)
+    }
+
+    /// Ends the connection of a lane that is paused; it is made anew with the next request.
+    fn part(&mut self, fx: &mut Effects) {
+        let Some((number, false)) = self.paused else { return };
+        if !self.connecting && self.out.is_empty() && !self.over {
+            (self.paused, self.connected_epoch) = (Some((number, true)), None);
+            fx.part = Some(number);
+        }
     }
 
     fn begin(&mut self, flight: Flight, fx: &mut Effects) {
@@ -462,7 +482,7 @@ impl Lane {
     }
 
     fn post(&mut self, now: Instant, epoch: u64, mover: &mut dyn Mover, fx: &mut Effects) -> bool {
-        if self.over || self.connecting || self.out.len() >= self.limits.requests {
+        if self.over || self.connecting || self.paused.is_some() || self.out.len() >= self.limits.requests {
             return false;
         }
         if self.busy.is_some_and(|(until, _)| now < until) {

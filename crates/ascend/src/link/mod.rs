@@ -8,6 +8,7 @@
 mod core;
 mod ending;
 mod flight;
+mod forget;
 mod lane;
 pub mod mover;
 mod opening;
@@ -21,7 +22,7 @@ mod wire;
 
 pub use ending::Timing;
 pub use mover::{
-    Busy, Connected, Desc, Failure, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
+    Busy, Connected, Desc, Failure, Holds, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
     Teardown,
 };
 pub use transport::DeviceTransport;

@@ -61,9 +61,32 @@ pub trait Native: Send + Sync + 'static {
     /// Limits that hold for each mover.
     fn limits(&self) -> MoverLimits;
 
+    /// Whether the library still has memory registered that every mover has deregistered.
+    fn holds(&self, memory: &Arc<Memory>) -> Holds {
+        let _ = memory;
+        if self.limits().reconnect_for_regions { Holds::WhileConnected } else { Holds::No }
+    }
+
+    /// The same while no mover is connected.
+    fn holds_apart(&self, memory: &Arc<Memory>) -> Holds {
+        let _ = memory;
+        Holds::No
+    }
+
     /// The engine is closing: every mover is disconnected and dropped, or never will be. Frees what can be freed at once
     /// without waiting.
     fn close(&self) {}
+}
+
+/// Whether a library lets go of memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holds {
+    /// It has.
+    No,
+    /// Once no mover is connected.
+    WhileConnected,
+    /// Another region that is in use is part of the same registration.
+    ForAnother,
 }
 
 /// What a mover can take.

@@ -56,6 +56,11 @@ impl Ours {
             leaving: false,
         }
     }
+
+    /// The memory, if it is registered.
+    fn registered(&self) -> Option<Arc<Memory>> {
+        self.description.is_some().then(|| Arc::clone(&self.memory))
+    }
 }
 
 /// The initiator: imports.
@@ -328,39 +333,32 @@ impl LinkCore {
 
     /// Nothing uses the region on this link any more, on either side. On a slow thread.
     pub(super) fn deregister(&self, region: RegionId) {
-        let ours = {
-            let mut tables = self.tables();
-            // The peer may have asked for it again meanwhile.
-            if tables.ours.get(&region).is_none_or(|ours| !ours.leaving) {
-                return;
-            }
-            tables.ours.remove(&region)
-        };
-        let Some(ours) = ours else { return };
-        if ours.description.is_some()
-            && let Some(mover) = self.mover().as_mut()
-            && let Err(error) = mover.deregister(region)
-        {
-            tracing::error!(%region, %error, "a region was not deregistered");
-        }
-        drop(ours);
+        // The peer may have asked for it again meanwhile.
+        let ours = self.tables().ours.get(&region).filter(|ours| ours.leaving).map(Ours::registered);
+        let Some(registered) = ours else { return };
+        self.deregister_natively(region, registered);
+        self.tables().ours.remove(&region);
         self.sink.withdrawn(region);
     }
 
     /// Deregisters what is left; nothing touches it any more. On a slow thread.
     pub(super) fn deregister_all(&self) {
-        let all: Vec<_> = self.tables().ours.drain().collect();
-        let mut mover = self.mover();
-        for (region, ours) in all {
-            if ours.description.is_none() {
-                continue;
-            }
-            if let Some(mover) = mover.as_mut()
-                && let Err(error) = mover.deregister(region)
-            {
-                tracing::error!(%region, %error, "a region was not deregistered");
-            }
+        let all: Vec<_> =
+            self.tables().ours.iter().map(|(region, ours)| (*region, ours.registered())).collect();
+        for (region, registered) in all {
+            self.deregister_natively(region, registered);
+            self.tables().ours.remove(&region);
         }
+    }
+
+    /// Before the region is out of the table: whoever finds it gone may unmap it.
+    fn deregister_natively(&self, region: RegionId, registered: Option<Arc<Memory>>) {
+        let Some(memory) = registered else { return };
+        let done = self.mover().as_mut().map_or(Ok(()), |mover| mover.deregister(region));
+        if let Err(error) = &done {
+            tracing::error!(%region, %error, "a region was not deregistered");
+        }
+        self.shared.left_over(region, &memory, done);
     }
 
     pub(super) fn adopt(&self, region: RegionId, memory: &Arc<Memory>, deadline: Instant) -> Result<()> {

@@ -1,15 +1,17 @@
 //! A device transport: a native way, its posting thread, and the links over it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
-use ropeway_core::{Error, ErrorKind, Limits, Result};
+use ropeway_core::{Error, ErrorKind, Limits, RegionId, Result};
 use ropeway_transport::memory::fork::Origin;
 use ropeway_transport::{Capabilities, Janitor, Link, LinkConfig, Memory, Role, Transport};
 
 use super::core::{DeviceLink, LinkCore};
 use super::ending::Timing;
+use super::forget::Leftovers;
 use super::mover::Native;
 use super::poster::Poster;
 use super::wire::NONCE_BYTES;
@@ -30,6 +32,12 @@ pub(super) struct Shared {
     pub(super) fenced_max: usize,
     pub(super) origin: Origin,
     links: AtomicU32,
+    cores: Mutex<Vec<Weak<LinkCore>>>,
+    pub(super) leftovers: Mutex<Leftovers>,
+    /// Held while a region is let go of: one after another.
+    pub(super) forgetting: Mutex<()>,
+    /// How often links were paused for it.
+    pub(super) pauses: AtomicU64,
     probe: Mutex<Option<Arc<Probe>>>,
 }
 
@@ -64,6 +72,10 @@ impl DeviceTransport {
             fenced_max: limits.leases() as usize,
             origin: janitor.origin(),
             links: AtomicU32::new(0),
+            cores: Mutex::default(),
+            leftovers: Mutex::default(),
+            forgetting: Mutex::default(),
+            pauses: AtomicU64::new(0),
             probe: Mutex::default(),
         });
         Arc::new(Self { shared, capabilities, offer })
@@ -89,6 +101,7 @@ impl Transport for DeviceTransport {
         started.map_err(|error| Error::os("link", "starting the posting thread", error))?;
         self.shared.link_begins()?;
         let core = LinkCore::new(&self.shared, &config);
+        self.shared.keep(&core);
         // Weakly: the session holds the inbox.
         let heard = Arc::downgrade(&core);
         config.inbox.listen(Arc::new(move |message| {
@@ -108,6 +121,10 @@ impl Transport for DeviceTransport {
         Ok(Arc::new(DeviceLink(core)))
     }
 
+    fn forget(&self, region: RegionId, deadline: Instant) -> Result<()> {
+        self.shared.forget(region, deadline)
+    }
+
     fn close(&self) {
         self.shared.poster.stop();
         self.shared.native.close();
@@ -115,6 +132,18 @@ impl Transport for DeviceTransport {
 }
 
 impl Shared {
+    fn keep(&self, core: &Arc<LinkCore>) {
+        let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        cores.retain(|core| core.strong_count() > 0);
+        cores.push(Arc::downgrade(core));
+    }
+
+    /// All links that are there, also those that end.
+    pub(super) fn links(&self) -> Vec<Arc<LinkCore>> {
+        let cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        cores.iter().filter_map(Weak::upgrade).collect()
+    }
+
     fn link_begins(&self) -> Result<()> {
         let most = self.native.limits().links.unwrap_or(u32::MAX);
         if self.links.fetch_add(1, Ordering::SeqCst) < most {

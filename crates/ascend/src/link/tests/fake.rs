@@ -11,7 +11,7 @@ use ropeway_transport::{Memory, Role, TransportKind};
 use super::rig::{WATCHDOG, janitor};
 use crate::curves::Cuts;
 use crate::link::{
-    Busy, Connected, Desc, Failure, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
+    Busy, Connected, Desc, Failure, Holds, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,
     Teardown,
 };
 
@@ -58,6 +58,9 @@ struct State {
     calls: Vec<Call>,
     posting_thread: Option<std::thread::ThreadId>,
     registered: HashMap<RegionId, Arc<Memory>>,
+    /// Deregistered by the movers, kept by the library until none is connected.
+    kept: Vec<Arc<Memory>>,
+    connections: usize,
 }
 
 /// A request that the hardware has.
@@ -108,6 +111,8 @@ impl Hardware {
             calls: Vec::new(),
             posting_thread: None,
             registered: HashMap::new(),
+            kept: Vec::new(),
+            connections: 0,
         };
         Self(Arc::new(Inner { state: Mutex::new(state), changed: Condvar::new() }))
     }
@@ -198,6 +203,11 @@ impl Hardware {
         }
     }
 
+    /// Whether the library keeps memory that was deregistered.
+    pub(super) fn keeps(&self, memory: &Arc<Memory>) -> bool {
+        self.lock().kept.iter().any(|kept| Arc::ptr_eq(kept, memory))
+    }
+
     pub(super) fn holds(&self, region: RegionId) -> bool {
         self.lock().registered.contains_key(&region)
     }
@@ -261,6 +271,14 @@ impl Native for FakeNative {
     fn limits(&self) -> MoverLimits {
         self.hardware.lock().limits
     }
+
+    fn holds(&self, memory: &Arc<Memory>) -> Holds {
+        if self.hardware.keeps(memory) { Holds::WhileConnected } else { Holds::No }
+    }
+
+    fn holds_apart(&self, memory: &Arc<Memory>) -> Holds {
+        self.holds(memory)
+    }
 }
 
 struct FakeMover {
@@ -291,7 +309,10 @@ unsafe impl Mover for FakeMover {
         let mut state = self.hardware.lock();
         state.call(Call::Deregister(region));
         self.hardware.0.changed.notify_all();
-        state.registered.remove(&region);
+        let memory = state.registered.remove(&region);
+        if state.limits.reconnect_for_regions && state.connections > 0 {
+            state.kept.extend(memory);
+        }
         Ok(())
     }
 
@@ -327,6 +348,7 @@ unsafe impl Mover for FakeMover {
         if state.connect_fails {
             return Err(Error::new(ErrorKind::LinkLost, "connect", "refused").with_native(503_900));
         }
+        state.connections += usize::from(!self.connected);
         self.connected = true;
         Ok(Connected::New)
     }
@@ -335,7 +357,11 @@ unsafe impl Mover for FakeMover {
         let mut state = self.hardware.lock();
         state.call(Call::Disconnect);
         self.hardware.0.changed.notify_all();
+        state.connections -= usize::from(self.connected);
         self.connected = false;
+        if state.connections == 0 {
+            state.kept.clear();
+        }
         if state.teardown == Teardown::Proven {
             // What is proven over lands never.
             state.requests.values_mut().for_each(|under| under.landed = true);

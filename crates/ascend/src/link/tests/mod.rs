@@ -6,5 +6,6 @@ mod rig;
 mod batches;
 mod ending;
 mod fences;
+mod forget;
 mod opening;
 mod regions;
