@@ -9,9 +9,14 @@ use ropeway::{
     BlockId, Cache, Engine, ErrorKind, Grant, Host, Lease, LeaseOptions, NpuConfig, Outcome, Peer, Quiet,
     Region, Rights, Route, Strided, Submit, TransportKind,
 };
+use ropeway_ascend::Npu;
+use ropeway_ascend::ipc::{Ipc, IpcConfig};
+use ropeway_ascend::link::Native as _;
+use ropeway_core::{Limits, RegionId};
 use ropeway_testkit::cann::SimCann;
 use ropeway_testkit::cannot_run;
 use ropeway_testkit::simulator::Simulator;
+use ropeway_transport::{Janitor, Role};
 
 const WAIT: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 64 << 10;
@@ -228,6 +233,31 @@ fn a_device_without_streams_is_no_way_and_says_so() {
     assert!(refused.message().contains("stream"), "{refused}");
     alone.faults("");
     importer.engine.connect(&owner.engine.descriptor(), WAIT).unwrap().wait().unwrap();
+}
+
+#[test]
+fn a_stranger_that_says_it_is_of_this_process_cannot_name_its_memory() {
+    let name = "a_stranger_that_says_it_is_of_this_process_cannot_name_its_memory";
+    let Some(simulator) = simulator(name) else { return };
+    let _shared = simulator.shared();
+    let janitor = Janitor::start().unwrap();
+    let config = NpuConfig::new(0).with_cann_path(simulator.root()).with_node("node0");
+    let npu = Npu::open(config, &Limits::default(), &janitor).unwrap();
+    let ipc = Ipc::new(&npu, IpcConfig::default()).unwrap();
+    ipc.enter().unwrap();
+    // The stranger has heard our offer and says the same of itself.
+    let mut mover = ipc.open(&ipc.offer(), Role::Active).unwrap();
+    let secret = npu.alloc(BLOCK).unwrap();
+    let address = secret.device().unwrap().address().to_le_bytes();
+    for form in 0..=u8::MAX {
+        for rest in [&[][..], &[0; 8], &[7; 16]] {
+            for word in [address, [0; 8]] {
+                let said: Vec<_> = [form].into_iter().chain(word).chain(rest.iter().copied()).collect();
+                let imported = mover.import(RegionId { slot: 0, generation: 1 }, BLOCK, &said);
+                assert!(imported.is_err(), "form {form}: {imported:?}");
+            }
+        }
+    }
 }
 
 #[test]

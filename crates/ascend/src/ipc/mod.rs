@@ -6,6 +6,7 @@
 
 mod keys;
 mod mover;
+mod neighbours;
 mod offer;
 mod process;
 mod rows;
@@ -89,7 +90,10 @@ impl Native for Ipc {
                 "this CANN, or the peer's, cannot share device memory between processes".into(),
             );
         }
-        let process = if neighbour { None } else { Process::find(&peer.process) };
+        // The driver lets the process that it counts as `bare_tgid` open our keys. Where it counts as we do, the process whose
+        // death is to prove the end must be that one.
+        let is_it = !self.offer.counts_as_the_driver() || peer.counts_as_the_driver();
+        let process = if neighbour || !is_it { None } else { Process::find(&peer.process) };
         Ok(Box::new(IpcMover::new(self, peer, neighbour, process)))
     }
 

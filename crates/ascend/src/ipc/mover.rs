@@ -12,6 +12,7 @@ use ropeway_transport::Memory;
 
 use super::Ipc;
 use super::keys::{Given, Key, bound, close, open, read_key};
+use super::neighbours::Lent;
 use super::offer::Offer;
 use super::process::Process;
 use super::rows::{Rows, rows};
@@ -25,7 +26,7 @@ use crate::npu::Npu;
 use crate::stream::Way;
 
 /// Forms of a description.
-const BY_ADDRESS: u8 = 0;
+const BY_NAME: u8 = 0;
 const BY_KEY: u8 = 1;
 /// Host memory: a local end only.
 const NOT_AT_ALL: u8 = 2;
@@ -59,8 +60,8 @@ pub(super) struct IpcMover {
 
 /// A region of ours, kept until it is deregistered.
 enum Registered {
-    /// A neighbour uses it by its address, or nobody does.
-    ByAddress(#[expect(dead_code, reason = "held for its drop")] Arc<Memory>),
+    /// A neighbour uses it by its address, which the process's own table tells.
+    ByName(#[expect(dead_code, reason = "held for its drop")] Lent),
     ByKey(Given),
     Host(Arc<Memory>),
 }
@@ -248,9 +249,11 @@ unsafe impl Mover for IpcMover {
         let Some(hbm) = HbmMemory::of(memory) else { return self.register_host(region, memory) };
         let mut out = BytesMut::new();
         let registered = if self.neighbour {
-            out.put_u8(BY_ADDRESS);
-            out.put_u64_le(hbm.begin());
-            Registered::ByAddress(Arc::clone(memory))
+            let lent = Lent::new(hbm.begin(), memory)?;
+            out.put_u8(BY_NAME);
+            out.put_u64_le(0);
+            out.put_slice(lent.name());
+            Registered::ByName(lent)
         } else {
             let pid = self.check_process.then_some(self.peer.bare_tgid);
             let given = Given::new(&bound(&self.device)?, memory, pid)?;
@@ -270,7 +273,7 @@ unsafe impl Mover for IpcMover {
                 self.hosts.remove(&memory);
                 Ok(())
             }
-            Some(Registered::ByAddress(_)) | None => Ok(()),
+            Some(Registered::ByName(_)) | None => Ok(()),
         }
     }
 
@@ -281,7 +284,10 @@ unsafe impl Mover for IpcMover {
         let (word, rest) = rest.split_first_chunk().ok_or_else(malformed)?;
         let word = u64::from_le_bytes(*word);
         let base = match form {
-            BY_ADDRESS if self.neighbour && rest.is_empty() => word,
+            BY_NAME if self.neighbour && word == 0 => {
+                let name = rest.try_into().map_err(|_| malformed())?;
+                Lent::find(name, len).ok_or_else(malformed)?
+            }
             BY_KEY if !self.neighbour => {
                 let key = read_key(rest).ok_or_else(malformed)?;
                 let address = open(&bound(&self.device)?, &key, self.other_device)?;

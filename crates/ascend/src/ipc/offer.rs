@@ -53,6 +53,11 @@ impl Offer {
         self.node == other.node && self.physical == other.physical && self.physical != u32::MAX
     }
 
+    /// Whether the driver and the pid namespace give the process one number.
+    pub(super) fn counts_as_the_driver(&self) -> bool {
+        self.process.pid().cast_signed() == self.bare_tgid
+    }
+
     pub(super) fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64 + self.node.len());
         out.put_u8(VERSION);

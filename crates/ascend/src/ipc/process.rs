@@ -37,6 +37,10 @@ impl ProcessId {
         Ok(Self { token, pid, started: started(pid).unwrap_or(0), namespace: namespace().unwrap_or(0) })
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub(super) fn encode(&self, out: &mut BytesMut) {
         out.put_u64_le(self.token);
         out.put_u32_le(self.pid);
