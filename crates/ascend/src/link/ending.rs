@@ -262,12 +262,13 @@ impl LinkCore {
         self.let_probe_go();
         drop(self.mover().take());
         self.shared.link_ended();
+        // Before the fences that wait are taken: one that comes later is answered by the stage.
+        self.step(Stage::Ending, Stage::Closed);
         let (fencing, silent) = {
             let mut tables = self.tables();
             tables.ending.step = Step::Done;
             (std::mem::take(&mut tables.fencing), tables.ending.silent)
         };
-        self.step(Stage::Ending, Stage::Closed);
         for grant in fencing {
             self.sink.fenced(grant);
         }

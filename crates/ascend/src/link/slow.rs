@@ -68,12 +68,11 @@ impl Slow {
             return Ok(());
         }
         state.running = true;
-        drop(state);
+        // Under the lock: the call at the back is this one until the thread is there.
         let me = Arc::clone(self);
         let spawned = std::thread::Builder::new().name(self.name.into()).spawn(move || me.work());
         spawned.map(drop).map_err(|error| {
             tracing::error!(%error, name = self.name, "no thread is to be had; check RLIMIT_NPROC and pids.max");
-            let mut state = self.lock();
             state.running = false;
             state.jobs.pop_back();
             Overrun

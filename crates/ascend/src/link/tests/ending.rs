@@ -169,7 +169,7 @@ fn the_importer_lets_go_before_the_exporter() {
 }
 
 #[test]
-fn without_a_session_the_peers_memory_is_held_for_as_long_as_it_could_be_written() {
+fn without_a_session_memory_lent_to_a_reader_is_held_for_as_long_as_it_could_read() {
     let (near, far) = pair();
     far.lend(1, 4096, 7, &near);
     near.sink.cut();
