@@ -9,9 +9,8 @@ use ropeway_transport::copy::{self, Routine};
 use ropeway_transport::{Janitor, Memory};
 
 use crate::device::{Bound, Device};
-use crate::error::{Class, acl_class};
 use crate::pinned;
-use crate::stream::{Stream, Way};
+use crate::stream::{Stream, Way, has_passed};
 
 /// Bytes of one buffer, unless said otherwise.
 pub const STAGE: u64 = 8 << 20;
@@ -244,10 +243,8 @@ impl Stage {
         }
         let aborted = self.stream.abort(on);
         match (self.stream.wait(on, AFTER_ABORT), aborted) {
-            (Ok(()), _) => true,
-            // What the work failed with, so the stream has passed it. Any other error says nothing about the work.
-            (Err(error), Ok(())) => matches!(acl_class(&error), Some(Class::Aborted | Class::Dma)),
-            (Err(_), Err(_)) => false,
+            (waited, Ok(())) => has_passed(&waited),
+            (waited, Err(_)) => waited.is_ok(),
         }
     }
 

@@ -10,7 +10,7 @@ use ascend_sys::acl;
 use ropeway_core::{Error, ErrorKind, Result};
 
 use crate::device::{Bound, Device};
-use crate::error::check;
+use crate::error::{Class, acl_class, check};
 use crate::event::{Event, events};
 
 /// A stream of our own. Destroyed on a slow thread of the device, which it keeps.
@@ -43,6 +43,15 @@ impl Way {
 /// A wait in milliseconds as CANN takes it: at least 1, since 0 is undefined and -1 means for ever.
 pub(crate) fn millis(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1)
+}
+
+/// Whether a wait says that the stream has passed all that was on it: nothing failed, it was aborted, or it tells how a copy
+/// failed. Any other error is the wait's own (no context, a lost device, no such stream) and says nothing of the work.
+pub(crate) fn has_passed(waited: &Result<()>) -> bool {
+    match waited {
+        Ok(()) => true,
+        Err(error) => matches!(acl_class(error), Some(Class::Aborted | Class::Dma)),
+    }
 }
 
 impl Stream {
@@ -102,8 +111,8 @@ impl Stream {
         check(on.acl(), code, "wait for stream", || format!("device {}, {timeout:?}", on.user_id()))
     }
 
-    /// Ends what is in flight. Its memory is quiet once a [`Self::wait`] has returned after it, whatever that said but
-    /// `TimedOut`.
+    /// Ends what is in flight. Its memory is quiet once a [`Self::wait`] after it has returned well, or said that the work was
+    /// aborted or how a copy failed.
     ///
     /// # Errors
     /// The device is lost, or cannot abort.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ascend_sys::hccl;
-use ropeway_core::{Error, ErrorKind, Result};
+use ropeway_core::{Error, Result};
 
 use super::rounds::Piece;
 use super::wire::ROOT_BYTES;
 use crate::device::{Bound, Device};
 use crate::error::{Code, Library};
-use crate::stream::Stream;
+use crate::stream::{Stream, has_passed};
 
 /// Megabytes of each of the communicator's two buffers: the least, since nothing here goes through them twice.
 const BUFFER_MB: u32 = 1;
@@ -99,8 +99,7 @@ impl Communicator {
 
     /// Whether the device is done with the copies after the stream's abort, which it may take a while to heed.
     pub(super) fn is_quiet(&self, on: &Bound<'_>, patience: Duration) -> bool {
-        let waited = self.stream.wait(on, patience.max(ABORT));
-        waited.map_or_else(|error| error.kind() != ErrorKind::TimedOut, |()| true)
+        has_passed(&self.stream.wait(on, patience.max(ABORT)))
     }
 
     /// An error that the network told of since; `None` also where this chip does not tell.

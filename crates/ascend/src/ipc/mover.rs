@@ -23,7 +23,7 @@ use crate::error::{Class, Code, Library, acl_class, check};
 use crate::hbm::HbmMemory;
 use crate::link::{Busy, Connected, Desc, Failure, Imported, Mover, Polled, PostError, Request, Teardown};
 use crate::npu::Npu;
-use crate::stream::Way;
+use crate::stream::{Way, has_passed};
 
 /// Forms of a description.
 const BY_NAME: u8 = 0;
@@ -229,15 +229,6 @@ impl IpcMover {
             return true;
         }
         slot.stream.abort(on).is_ok() && has_passed(&slot.stream.wait(on, timeout))
-    }
-}
-
-/// Whether a wait says that the stream has passed all that was on it: nothing failed, it was aborted, or it tells how a copy
-/// failed. Any other error is the wait's own (no context, a lost device, no such stream) and says nothing of the copies.
-fn has_passed(waited: &Result<()>) -> bool {
-    match waited {
-        Ok(()) => true,
-        Err(error) => matches!(acl_class(error), Some(Class::Aborted | Class::Dma)),
     }
 }
 
