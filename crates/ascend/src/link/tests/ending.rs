@@ -395,3 +395,22 @@ fn an_engine_that_is_gone_lets_go_of_its_library() {
         eventually("nothing has the libraries", || libraries.iter().all(|library| library.holders() == 1));
     }
 }
+
+#[test]
+fn a_panic_at_the_end_of_one_batch_costs_neither_another_nor_the_links_end() {
+    let (near, far) = pair();
+    far.lend(1, 4096, 7, &near);
+    far.sink.lease(grant(1), Op::Write);
+    let ours = memory(4096, 9);
+    near.hardware.fate(Fate::Hangs);
+    let order = || Order::new(Op::Write, grant(1), List::pieces(4096, 4096), &ours, region(1));
+    let _first = order().panicking().post(&*near.link);
+    let second = order().post(&*near.link);
+    near.hardware.await_under_way(2);
+    // Both end in one turn.
+    near.hardware.land();
+    assert!(second.status().is_completed());
+    near.link.close();
+    near.sink.await_closed();
+    far.sink.await_closed();
+}

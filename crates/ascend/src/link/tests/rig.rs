@@ -383,11 +383,12 @@ impl Runs for List {
 
 /// Counts the ends; says whether pins were handed over for quarantine.
 #[derive(Default)]
-pub(super) struct Ends(pub(super) Mutex<Vec<(TransferId, Status, bool)>>);
+pub(super) struct Ends(pub(super) Mutex<Vec<(TransferId, Status, bool)>>, pub(super) bool);
 
 impl Watcher for Ends {
     fn finished(&self, state: &State, status: Status, pins: Option<Arc<[Arc<Memory>]>>) {
         self.0.lock().unwrap().push((state.id(), status, pins.is_some()));
+        assert!(!self.1, "the caller's code panics");
     }
 }
 
@@ -399,6 +400,7 @@ pub(super) struct Order {
     pub(super) local: Arc<Memory>,
     pub(super) remote: RegionId,
     pub(super) abandon_at: Instant,
+    pub(super) panics: bool,
 }
 
 /// A batch on its way.
@@ -427,7 +429,13 @@ impl Order {
         local: &Arc<Memory>,
         remote: RegionId,
     ) -> Self {
-        Self { op, grant, runs, local: Arc::clone(local), remote, abandon_at: soon() }
+        Self { op, grant, runs, local: Arc::clone(local), remote, abandon_at: soon(), panics: false }
+    }
+
+    /// Whoever is told of its end panics.
+    pub(super) fn panicking(mut self) -> Self {
+        self.panics = true;
+        self
     }
 
     pub(super) fn until(mut self, abandon_at: Instant) -> Self {
@@ -437,7 +445,7 @@ impl Order {
 
     pub(super) fn try_post(self, link: &dyn Link) -> Result<Sent, ropeway_transport::Refusal> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let ends = Arc::new(Ends::default());
+        let ends = Arc::new(Ends(Mutex::default(), self.panics));
         let local: Arc<[Arc<Memory>]> = Arc::new([self.local]);
         let id = TransferId(NEXT.fetch_add(1, Ordering::Relaxed));
         let (state, done) = State::new(id, 0, Arc::clone(&local), Arc::clone(&ends) as Arc<dyn Watcher>);
