@@ -46,11 +46,23 @@ fn from_wire(kind: u8) -> Option<TransportKind> {
     known.into_iter().find(|known| wire_kind(*known) == kind)
 }
 
+/// Of a device's library alone, its failure is the connection's: what helps is known.
+fn no_transport(text: String, failures: &[(TransportKind, Error)]) -> Error {
+    match failures {
+        [(kind, why)] if kind.moves_devices() => {
+            let error = Error::new(why.kind(), "connect", text).with_retry(why.retry());
+            why.native().map_or(error.clone(), |number| error.with_native(number))
+        }
+        _ => Error::new(ErrorKind::LinkLost, "connect", text),
+    }
+}
+
 impl Shared {
     /// The connecting side: tries the transports that both offer, best first, and gives the peer to whoever waits.
     /// Blocks; runs on a thread of its own.
     #[tracing::instrument(level = "debug", skip_all, fields(peer = %peer.id()))]
     pub(crate) fn open_links(self: &Arc<Self>, peer: &Arc<PeerInner>, until: Instant, answer: Answer<Peer>) {
+        let mut failures = Vec::new();
         for transport in self.transports.clone() {
             let kind = transport.capabilities().kind;
             if !self.is_wanted(peer, kind) {
@@ -62,13 +74,14 @@ impl Shared {
             };
             if let Err(error) = self.open_link(peer, &*transport, offer, until) {
                 peer.refuse_transport(kind, error.message().to_owned());
+                failures.push((kind, error));
             }
         }
         if peer.usable_links().is_empty() {
             let reasons: Vec<_> = peer.refused().iter().map(|(kind, why)| format!("{kind}: {why}")).collect();
             let text = format!("no transport reaches {}: {}", peer.name(), reasons.join("; "));
             self.close_peer(peer, "no transport");
-            answer.give(Err(Error::new(ErrorKind::LinkLost, "connect", text)));
+            answer.give(Err(no_transport(text, &failures)));
         } else {
             answer.give(Ok(Peer::new(Arc::clone(peer), self, true)));
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use ropeway_ascend::error::Code;
+use ropeway_ascend::error::{Class, Code};
 use ropeway_core::{
     BlockSet, CopyPlan, Error, ErrorKind, Limits, Op, Quiet, Result, Status, StatusKind, TransferId,
 };
@@ -329,10 +329,12 @@ impl Flight {
         // What a device's library said is worth more than that it said something.
         let native = (self.link.kind().moves_devices() && status.native != 0)
             .then(|| Code::of_link(self.link.kind(), status.native));
-        let kind = match (status.kind, native) {
-            (StatusKind::Native, Some(code)) => code.class.kind(),
-            _ => kind,
-        };
+        // A link that failed since the device is lost does not come back with a new connection.
+        let class = native.map(|code| code.class).filter(|class| {
+            status.kind == StatusKind::Native
+                || (status.kind == StatusKind::LinkLost && class.is_device_lost())
+        });
+        let kind = class.map_or(kind, Class::kind);
         let why = native.map_or_else(|| why.to_owned(), |code| format!("{why}: {}", code.describe()));
         let operation = match self.op {
             Op::Read => "read",
@@ -351,6 +353,9 @@ impl Flight {
             message.push_str("; its local blocks are withheld until the link is closed");
         }
         let mut error = Error::new(kind, operation, message).with_quiet(status.local, status.remote);
+        if let Some(class) = class {
+            error = error.with_retry(class.retry());
+        }
         if status.native != 0 {
             error = error.with_native(status.native);
         }

@@ -9,6 +9,7 @@ mod tests;
 
 use std::ffi::CStr;
 
+use ascend_sys::hixl_cs::HIXL_PARAM_INVALID;
 use ascend_sys::{acl, names};
 use ropeway_core::{Error, ErrorKind, Result, Retry};
 use ropeway_transport::TransportKind;
@@ -75,6 +76,8 @@ pub enum Class {
     LinkFailed,
     /// The peer is not there any more, or does not answer.
     PeerLost,
+    /// A transfer named memory that the link no longer knows, on one side.
+    RegionsLost,
     /// Host memory that was registered before.
     AlreadyRegistered,
     /// Host memory that is not registered.
@@ -107,7 +110,9 @@ impl Class {
             Self::Aborted => ErrorKind::Cancelled,
             Self::Denied => ErrorKind::Denied,
             Self::NoEvents | Self::NoStreams | Self::NoNotifies | Self::Exhausted => ErrorKind::Full,
-            Self::LinkFault | Self::LinkTimedOut | Self::LinkFailed | Self::PeerLost => ErrorKind::LinkLost,
+            Self::LinkFault | Self::LinkTimedOut | Self::LinkFailed | Self::PeerLost | Self::RegionsLost => {
+                ErrorKind::LinkLost
+            }
             Self::OutOfMemory
             | Self::NotReady
             | Self::DeviceLost
@@ -120,7 +125,7 @@ impl Class {
     }
 
     /// Whether trying again can help.
-    fn retry(self) -> Retry {
+    pub fn retry(self) -> Retry {
         match self {
             Self::DeviceLost | Self::MemoryFault | Self::Kernel | Self::Internal => Retry::Never,
             Self::Aborted => Retry::Later,
@@ -171,6 +176,9 @@ impl Class {
                 "check that the peer lives, that its port is free, and that both run one CANN release"
             }
             Self::PeerLost => "the peer does not answer; connect anew when it is back",
+            Self::RegionsLost => {
+                "the peer or this side lost its registered memory: connect anew, which registers it again"
+            }
             Self::AlreadyRegistered => "this host memory is registered already",
             Self::NotRegistered => "register the host memory first",
             Self::Kernel => "a compute kernel of this process failed; its own log says which",
@@ -229,7 +237,10 @@ impl Code {
             _ if matches!(number, 103_900..=103_999 | 203_900 | 503_900) => Library::Hixl,
             _ => Library::Acl,
         };
-        Self::of(library, number)
+        let code = Self::of(library, number);
+        // A link posts only what both sides have registered, so its 103900 does not blame the caller.
+        let lost = library == Library::Hixl && number == HIXL_PARAM_INVALID.cast_signed();
+        if lost { Self { class: Class::RegionsLost, ..code } } else { code }
     }
 
     /// The number, its name, and what to do.

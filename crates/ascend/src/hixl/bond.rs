@@ -114,6 +114,8 @@ pub(super) struct Seat {
     era: Option<u64>,
     /// Our requests that did not end.
     outstanding: u32,
+    /// A post was refused since a side has lost its regions: the link is of no use to anybody.
+    cut: bool,
 }
 
 impl Bond {
@@ -189,7 +191,7 @@ impl State {
 /// Slow threads.
 impl Seat {
     pub(super) fn new(bond: Arc<Bond>, life: u64) -> Self {
-        Self { bond, life, era: None, outstanding: 0 }
+        Self { bond, life, era: None, outstanding: 0, cut: false }
     }
 
     /// Whether the link is there, and this mover one of its users.
@@ -334,11 +336,13 @@ impl Seat {
     fn sit(&mut self, state: &mut State) {
         if self.era != Some(state.era) {
             state.users += 1;
+            self.cut = false;
             (self.era, self.outstanding) = (Some(state.era), 0);
         }
     }
 
-    /// Takes part no longer. The last one ends the link; one whose requests did not end does so for everybody.
+    /// Takes part no longer. The last one ends the link; one whose requests did not end, or to whom it was of no use, does so
+    /// for everybody.
     pub(super) fn disconnect(&mut self, timeout: Duration, line: &dyn Line) -> Teardown {
         let proof = if self.outstanding == 0 { Teardown::Proven } else { Teardown::Unproven };
         // What is outstanding is left to the hardware's retry window, which the link engine waits out, and stays counted: a
@@ -359,7 +363,9 @@ impl Seat {
         if state.era != era {
             return proof;
         }
-        if proof == Teardown::Unproven || (state.users == 1 && state.phase == Phase::Up) {
+        // Anew, it knows the regions again: who is making it does what is wanted.
+        let useless = state.phase == Phase::Up && (state.users == 1 || self.cut);
+        if proof == Teardown::Unproven || useless {
             drop(bond.end(state, timeout, line));
         } else {
             state.users = state.users.saturating_sub(1);
@@ -389,7 +395,10 @@ impl Seat {
         }
         let answer = call();
         // A failure that latches may have started a part.
-        let nothing = matches!(answer, Err(PostError::Busy(_) | PostError::Failed(Failure::Over { .. })));
+        let cut = matches!(answer, Err(PostError::Cut { .. }));
+        self.cut |= cut;
+        let nothing =
+            cut || matches!(answer, Err(PostError::Busy(_) | PostError::Failed(Failure::Over { .. })));
         self.outstanding += u32::from(!nothing);
         self.came_out(nothing);
         answer

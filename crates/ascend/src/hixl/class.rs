@@ -300,7 +300,7 @@ unsafe impl Mover for ClassMover {
         self.seat.connect(need, until, &line).map_err(|why| match why {
             Unlinked::Refused(number) => {
                 let text = recent_text(self.shared.device.acl());
-                codes::unconnected(number, &self.peer.engine.to_string(), text.as_deref())
+                codes::unconnected(&self.shared.device, number, &self.peer.engine.to_string(), text.as_deref())
             }
             Unlinked::InUse => {
                 let message = format!(
@@ -320,18 +320,18 @@ unsafe impl Mover for ClassMover {
 
     #[inline]
     fn post(&mut self, op: Op, descs: &[Desc]) -> Result<Request, PostError> {
-        let (hixl, name) = (&self.shared.hixl, &self.name);
+        let (hixl, name, device) = (&self.shared.hixl, &self.name, &self.shared.device);
         self.seat.post(|| {
             // SAFETY: the link engine keeps the memory of a request until it is `Done`, `Over`, or its link was torn down
             // and the window has passed, as this trait asks of it.
-            unsafe { hixl.post(name, op, descs) }.map(Request).map_err(codes::posted)
+            unsafe { hixl.post(name, op, descs) }.map(Request).map_err(|number| codes::posted(device, number))
         })
     }
 
     #[inline]
     fn poll(&mut self, request: Request) -> Polled {
-        let hixl = &self.shared.hixl;
-        self.seat.poll(|| codes::polled(hixl.status(request.0)))
+        let (hixl, device) = (&self.shared.hixl, &self.shared.device);
+        self.seat.poll(|| codes::polled(device, hixl.status(request.0)))
     }
 
     fn cuts(&self) -> Cuts {
@@ -341,7 +341,7 @@ unsafe impl Mover for ClassMover {
     fn explain(&self, number: i32) -> Error {
         let text = recent_text(self.shared.device.acl());
         let what = format!("the link to {} by {}", self.peer.engine, self.way);
-        codes::failed(number.cast_unsigned(), "transfer with HIXL", &what, text.as_deref())
+        codes::explained(number, &what, text.as_deref())
     }
 }
 

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use ropeway_core::{Error, ErrorKind, StatusKind};
+use ropeway_core::{Error, ErrorKind, Status, StatusKind};
 
 use super::core::{LinkCore, Stage};
 use super::lane::{Event, Over};
@@ -119,12 +119,13 @@ enum Step {
 impl LinkCore {
     /// The engine wants no more of it.
     pub(super) fn close(&self) {
-        self.begin_end(StatusKind::Closed);
+        self.begin_end(Status::quiet(StatusKind::Closed));
     }
 
     /// The link can no longer be used.
     pub(super) fn lose(&self, error: Error) {
-        match self.begin_end(StatusKind::LinkLost) {
+        let why = Status::quiet(StatusKind::LinkLost).with_native(error.native().unwrap_or(0));
+        match self.begin_end(why) {
             Some(Stage::Open) => self.sink.lost(error),
             // Nothing is lost that was never there: the session takes another way.
             Some(_) => tracing::info!(kind = self.kind().name(), %error, "no link"),
@@ -135,11 +136,11 @@ impl LinkCore {
     /// The link never was, and its maker says so.
     pub(super) fn discard(&self) {
         self.tables().ending.silent = true;
-        self.begin_end(StatusKind::Closed);
+        self.begin_end(Status::quiet(StatusKind::Closed));
     }
 
     /// Gives the stage before; `None` when it was ending already.
-    fn begin_end(&self, kind: StatusKind) -> Option<Stage> {
+    fn begin_end(&self, why: Status) -> Option<Stage> {
         // The stages only go up: who finds it no longer waiting finds it open, or ended by another.
         let before =
             [Stage::Waiting, Stage::Open].into_iter().find(|from| self.step(*from, Stage::Ending))?;
@@ -147,7 +148,7 @@ impl LinkCore {
         self.tables().ending.begin(now);
         self.say(&Message::Closing);
         self.changed.notify_all();
-        self.tell_lane(Event::Stop { kind, until: now + self.shared.timing.drain });
+        self.tell_lane(Event::Stop { why, until: now + self.shared.timing.drain });
         Some(before)
     }
 

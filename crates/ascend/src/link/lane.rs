@@ -51,7 +51,7 @@ pub(super) struct Lane {
     connecting: bool,
     /// Paused, and whether the end of the connection was asked for.
     paused: Option<(u64, bool)>,
-    stopping: Option<(StatusKind, Instant)>,
+    stopping: Option<(Status, Instant)>,
     over: bool,
     /// Into which pieces the connection wants runs cut.
     cuts: Box<Cuts>,
@@ -91,7 +91,7 @@ pub(super) enum Event {
     GoOn,
     /// Nothing new is started; what is in flight has until then to end by itself.
     Stop {
-        kind: StatusKind,
+        why: Status,
         until: Instant,
     },
 }
@@ -177,7 +177,7 @@ impl Lane {
     pub(super) fn handle(&mut self, event: Event, fx: &mut Effects) -> Result<(), Malformed> {
         match event {
             Event::Post(flight) => self.begin(*flight, fx),
-            Event::Cancel(id) => self.stop_flight(id, StatusKind::Cancelled, fx),
+            Event::Cancel(id) => self.stop_flight(id, Status::quiet(StatusKind::Cancelled), fx),
             Event::Fence(grant) => return self.fence(grant, fx),
             Event::Confirmed { sequence, open } => return self.confirmed(sequence, &open, fx),
             Event::Leave(region) => self.leaving.push(region),
@@ -189,7 +189,7 @@ impl Lane {
             }
             Event::Pause(number) => self.paused = Some((number, false)),
             Event::GoOn => self.paused = None,
-            Event::Stop { kind, until } => self.stop(kind, until, fx),
+            Event::Stop { why, until } => self.stop(why, until, fx),
         }
         Ok(())
     }
@@ -233,8 +233,8 @@ impl Lane {
 
     fn begin(&mut self, flight: Flight, fx: &mut Effects) {
         if self.over || self.stopping.is_some() {
-            let kind = self.stopping.map_or(StatusKind::LinkLost, |(kind, _)| kind);
-            fx.ended.push(flight.into_end(Status::quiet(kind)));
+            let why = self.stopping.map_or(Status::quiet(StatusKind::LinkLost), |(why, _)| why);
+            fx.ended.push(flight.into_end(why));
         } else if flight.op == Op::Write && self.is_fenced(flight.grant) {
             fx.ended.push(flight.into_end(Status::quiet(StatusKind::StaleLease)));
         } else if !flight.has_more() {
@@ -249,14 +249,14 @@ impl Lane {
     }
 
     /// Nothing more of a flight is posted; it ends when what is in flight is over.
-    fn stop_flight(&mut self, id: TransferId, kind: StatusKind, fx: &mut Effects) {
+    fn stop_flight(&mut self, id: TransferId, why: Status, fx: &mut Effects) {
         let Some(flight) = self.flights.get_mut(&id) else { return };
         // All its bytes are there, and the owner has been asked: too late to cancel, but not to give up.
         let asked = flight.confirming;
-        if asked && kind == StatusKind::Cancelled {
+        if asked && why.kind == StatusKind::Cancelled {
             return;
         }
-        let end = *flight.end.get_or_insert(Status::quiet(kind).with_run(flight.handed()));
+        let end = *flight.end.get_or_insert(why.with_run(flight.handed()));
         if !asked {
             self.settle(id, fx);
         } else if let Some(flight) = self.flights.remove(&id) {
@@ -277,7 +277,7 @@ impl Lane {
         let under = |flight: &&Flight| flight.op == Op::Write && flight.grant == grant && !flight.probe;
         let ids: Vec<_> = self.flights.values().filter(under).map(|flight| flight.id).collect();
         for id in ids {
-            self.stop_flight(id, StatusKind::StaleLease, fx);
+            self.stop_flight(id, Status::quiet(StatusKind::StaleLease), fx);
         }
         if !self.fencing.contains(&grant) {
             self.fencing.push(grant);
@@ -413,7 +413,7 @@ impl Lane {
         }
         for id in overdue {
             tracing::warn!(transfer = %id, "given up: abandon_after has passed before it was in flight");
-            self.stop_flight(id, StatusKind::Abandoned, fx);
+            self.stop_flight(id, Status::quiet(StatusKind::Abandoned), fx);
         }
     }
 
@@ -422,7 +422,7 @@ impl Lane {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        let stopping = self.stopping.map(|(kind, _)| kind);
+        let stopping = self.stopping.map(|(why, _)| why.kind);
         let code = native.map_or(0, |(_, code)| code);
         for (_, flight) in self.flights.drain() {
             let late = flight.abandon_at <= now;
@@ -453,14 +453,14 @@ impl Lane {
         fx.over = Some(Over { dirty: true, cause });
     }
 
-    fn stop(&mut self, kind: StatusKind, until: Instant, fx: &mut Effects) {
+    fn stop(&mut self, why: Status, until: Instant, fx: &mut Effects) {
         if self.stopping.is_some() || self.over {
             return;
         }
-        self.stopping = Some((kind, until));
+        self.stopping = Some((why, until));
         let ids: Vec<_> = self.flights.keys().copied().collect();
         for id in ids {
-            self.stop_flight(id, kind, fx);
+            self.stop_flight(id, why, fx);
         }
     }
 
@@ -505,7 +505,7 @@ impl Lane {
         let piece = match flight.expand(&self.limits, &self.cuts, &mut self.scratch, &mut self.descs) {
             Ok(piece) => piece,
             Err(kind) => {
-                self.stop_flight(id, kind, fx);
+                self.stop_flight(id, Status::quiet(kind), fx);
                 return true;
             }
         };
@@ -530,6 +530,10 @@ impl Lane {
                 let first = flight.handed();
                 flight.end = Some(Status::quiet(StatusKind::Native).with_native(code).with_run(first));
                 self.settle(id, fx);
+                true
+            }
+            Err(PostError::Cut { code }) => {
+                self.latch(Some((StatusKind::LinkLost, code)), now, fx);
                 true
             }
             Err(PostError::Failed(Failure::Latched { code })) => {

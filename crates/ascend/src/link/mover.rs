@@ -174,6 +174,12 @@ pub enum PostError {
     Busy(Busy),
     /// The library refused; see the failure for what it means to the link.
     Failed(Failure),
+    /// Refused as a whole before any of it was started, and the link can no longer be used: a side has lost the regions
+    /// that it had registered (103900 from HIXL). The engine disconnects; it makes a promise as [`Failure::Over`] does.
+    Cut {
+        /// The library's number.
+        code: i32,
+    },
 }
 
 /// A native failure, and what is known after it.

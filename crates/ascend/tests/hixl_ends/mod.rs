@@ -161,7 +161,7 @@ impl Way {
         let request = match self.mover().post(op, descs) {
             Ok(request) => request,
             Err(PostError::Failed(failure)) => return Err(failure),
-            Err(PostError::Busy(busy)) => panic!("{busy:?}"),
+            Err(refused @ (PostError::Busy(_) | PostError::Cut { .. })) => panic!("{refused:?}"),
         };
         self.end(request)
     }

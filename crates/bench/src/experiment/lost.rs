@@ -42,6 +42,7 @@ pub(super) fn run(side: &Side, options: &Experiment) -> Result<(String, Value), 
             Ok(request) => wait(&mut *mover, request, patience),
             Err(PostError::Failed(failure)) => Polled::Failed(failure),
             Err(PostError::Busy(busy)) => Polled::Failed(Native::Over { code: busy.code }),
+            Err(PostError::Cut { code }) => Polled::Failed(Native::Over { code }),
         };
         let code = match polled {
             Polled::Failed(failure) => Some(failure.code()),

@@ -67,7 +67,7 @@ impl CMover {
     fn build(&self, until: Instant) -> Result<Client> {
         let failed = |number| {
             let text = recent_text(self.shared.device.acl());
-            codes::unconnected(number, &self.peer.engine.to_string(), text.as_deref())
+            codes::unconnected(&self.shared.device, number, &self.peer.engine.to_string(), text.as_deref())
         };
         let client = Client::create(
             self.shared.api,
@@ -100,7 +100,7 @@ impl CMover {
         }
         let failed = |number| {
             let text = recent_text(self.shared.device.acl());
-            codes::unconnected(number, &self.peer.engine.to_string(), text.as_deref())
+            codes::unconnected(&self.shared.device, number, &self.peer.engine.to_string(), text.as_deref())
         };
         client.connect(millis(until)).map_err(failed)?;
         if self.imports.is_empty() {
@@ -228,7 +228,7 @@ unsafe impl Mover for CMover {
                 Ok(Request(request))
             }
             Err(number) => {
-                let refused = codes::posted(number);
+                let refused = codes::posted(&self.shared.device, number);
                 if matches!(refused, PostError::Failed(Failure::Latched { .. })) {
                     // Part of it may be on its way, and nothing will tell its end.
                     self.outstanding += 1;
@@ -244,7 +244,7 @@ unsafe impl Mover for CMover {
             let code = crate::hixl::shim::code::NOT_CONNECTED.cast_signed();
             return Polled::Failed(Failure::Latched { code });
         };
-        let polled = codes::polled(client.status(request.0));
+        let polled = codes::polled(&self.shared.device, client.status(request.0));
         if polled == Polled::Done {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
@@ -258,7 +258,7 @@ unsafe impl Mover for CMover {
     fn explain(&self, number: i32) -> Error {
         let text = recent_text(self.shared.device.acl());
         let what = format!("the link to {} by {}", self.peer.engine, self.way);
-        codes::failed(number.cast_unsigned(), "transfer with HIXL", &what, text.as_deref())
+        codes::explained(number, &what, text.as_deref())
     }
 }
 

@@ -314,6 +314,7 @@ fn what_a_post_may_have_begun_is_not_proven_over() {
     let answers = [
         (PostError::Busy(Busy { code: 203_900 }), Teardown::Proven),
         (PostError::Failed(Failure::Over { code: 103_900 }), Teardown::Proven),
+        (PostError::Cut { code: 103_900 }, Teardown::Proven),
         (PostError::Failed(Failure::Latched { code: 103_901 }), Teardown::Unproven),
     ];
     for (answer, proof) in answers {
@@ -322,6 +323,17 @@ fn what_a_post_may_have_begun_is_not_proven_over() {
         assert_eq!(seat.disconnect(LONG, &table.library), proof, "{answer:?}");
         assert_eq!(seat.disconnect(LONG, &table.library), proof, "a second call proves no more: {answer:?}");
     }
+}
+
+#[test]
+fn a_link_that_has_lost_its_regions_is_taken_from_all() {
+    let table = Table::new();
+    let (mut one, mut two) = table.pair();
+    let refused = PostError::Cut { code: 103_900 };
+    assert_eq!(one.post(|| Err::<(), _>(refused)), Err(refused));
+    assert_eq!(one.disconnect(LONG, &table.library), Teardown::Proven);
+    assert_eq!(table.library.calls(), ["disconnect"], "it is of no use to the other either");
+    assert_eq!(two.post(never::<Result<(), _>>), Err(PostError::Failed(LOST)));
 }
 
 #[test]
