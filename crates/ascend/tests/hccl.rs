@@ -108,8 +108,8 @@ fn a_hang_whose_end_is_not_proven_withholds_its_memory_and_a_new_communicator_wo
         alone.faults(&format!("hang op=receive; {fault}"));
         let error = transfer(&pair, Op::Read).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LinkLost, "{error}");
-        // Many times the hold.
-        std::thread::sleep(Duration::from_millis(500));
+        // Longer than the end of a communicator is tried, and the hold.
+        std::thread::sleep(Duration::from_secs(6));
         alone.faults("");
         assert!(!one.engine.quarantined().is_empty(), "{fault}: what the device may still write is withheld");
         let closed = one.region.close(Duration::from_millis(100));
