@@ -26,3 +26,19 @@ pub use event::{Event, EventPoller, WatchId};
 pub use hbm::HbmMemory;
 pub use npu::{Npu, NpuConfig};
 pub use stream::{Stream, Way};
+
+/// The decoders of peers' bytes, for the fuzzer.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// A message or an offer: the first byte says of what.
+    pub fn device(bytes: &[u8]) {
+        let Some((which, bytes)) = bytes.split_first() else { return };
+        match which % 5 {
+            0 => crate::link::fuzz(bytes),
+            1 => crate::hixl::fuzz(bytes),
+            2 => crate::ipc::fuzz(bytes),
+            3 => crate::hccl::fuzz(bytes),
+            _ => crate::hccl::fuzz_offer(bytes),
+        }
+    }
+}

@@ -18,6 +18,9 @@ mod turn;
 mod wire;
 mod worker;
 
+#[cfg(fuzzing)]
+pub(crate) use {offer::fuzz as fuzz_offer, wire::fuzz};
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -71,3 +71,11 @@ impl Offer {
         words.flat_map(u64::to_le_bytes).collect()
     }
 }
+
+/// Takes any bytes for an offer: what is understood is said the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(offer) = Offer::decode(bytes) {
+        assert_eq!(Offer::decode(&offer.encode()).ok(), Some(offer));
+    }
+}

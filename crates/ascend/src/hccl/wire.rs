@@ -169,3 +169,11 @@ fn put_text(out: &mut BytesMut, kind: u8, text: &str) {
 fn text(from: &mut Reader<'_>) -> Result<String, WireError> {
     Ok(from.text("text", TEXT_MAX)?.to_owned())
 }
+
+/// Takes any bytes for a message: what is understood is said the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(message) = Message::decode(bytes) {
+        assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
+}

@@ -21,6 +21,9 @@ mod shim;
 mod tests;
 pub mod way;
 
+#[cfg(fuzzing)]
+pub(crate) use offer::fuzz;
+
 pub use capi::HixlC;
 pub use class::HixlClass;
 pub use config::HixlConfig;

@@ -239,3 +239,11 @@ fn put_text(out: &mut BytesMut, text: &str) {
     out.put_u16_le(text.len() as u16);
     out.put_slice(text.as_bytes());
 }
+
+/// Takes any bytes for an offer: what is understood is said the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(offer) = Offer::decode(bytes) {
+        assert_eq!(Offer::decode(&offer.encode()).ok(), Some(offer));
+    }
+}

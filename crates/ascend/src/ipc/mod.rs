@@ -13,6 +13,9 @@ mod rows;
 mod slots;
 mod staged;
 
+#[cfg(fuzzing)]
+pub(crate) use offer::fuzz;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -95,6 +95,14 @@ pub(super) fn no_random(error: getrandom::Error) -> Error {
     Error::new(ErrorKind::Resource, "open ipc", format!("no random bytes: {error}"))
 }
 
+/// Takes any bytes for an offer: what is understood is said the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Some(offer) = Offer::decode(bytes) {
+        assert_eq!(Offer::decode(&offer.encode()), Some(offer));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

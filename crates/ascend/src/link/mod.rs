@@ -20,6 +20,9 @@ mod tests;
 mod transport;
 mod wire;
 
+#[cfg(fuzzing)]
+pub(crate) use wire::fuzz;
+
 pub use ending::Timing;
 pub use mover::{
     Busy, Connected, Desc, Failure, Holds, Imported, Mover, MoverLimits, Native, Polled, PostError, Request,

@@ -264,6 +264,14 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Takes any bytes for a message: what is understood is said the same.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(message) = Message::decode(bytes) {
+        assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
