@@ -6,6 +6,7 @@ pub(crate) mod secure;
 mod session;
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ use crate::shared::Shared;
 /// How long a stranger may take to prove who it is.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// How long the thread of a closed engine stays for streams whose peers have not closed their end.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// The engine's hold on its control thread.
 pub(crate) struct Control {
     handle: Handle,
@@ -27,6 +31,33 @@ pub(crate) struct Control {
     timer: Arc<Notify>,
     /// When the control thread means to wake by itself.
     wake_at: Mutex<Option<Instant>>,
+    streams: Arc<Streams>,
+}
+
+/// Streams of sessions that are not closed yet. A socket that is closed while bytes wait in it resets the connection, and
+/// the peer loses what was said to it last: so each is read to its end, and the thread stays for them.
+#[derive(Default)]
+struct Streams {
+    open: AtomicUsize,
+    closed: Notify,
+}
+
+/// Held while a task uses a session's stream.
+pub(crate) struct StreamUse(Arc<Streams>);
+
+impl Drop for StreamUse {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.closed.notify_one();
+    }
+}
+
+impl Streams {
+    async fn wait_closed(&self) {
+        while self.open.load(Ordering::Acquire) > 0 {
+            self.closed.notified().await;
+        }
+    }
 }
 
 impl Control {
@@ -42,6 +73,7 @@ impl Control {
             stop: Arc::new(Notify::new()),
             timer: Arc::new(Notify::new()),
             wake_at: Mutex::new(None),
+            streams: Arc::default(),
         };
         Ok((control, runtime))
     }
@@ -55,6 +87,7 @@ impl Control {
     ) -> Result<()> {
         let weak = Arc::downgrade(shared);
         let (stop, timer) = (Arc::clone(&self.stop), Arc::clone(&self.timer));
+        let streams = Arc::clone(&self.streams);
         std::thread::Builder::new()
             .name("ropeway-control".into())
             .spawn(move || {
@@ -66,6 +99,7 @@ impl Control {
                         () = stop.notified() => {}
                         () = timers(weak, timer) => {}
                     }
+                    let _ = tokio::time::timeout(LINGER, streams.wait_closed()).await;
                 });
                 // Sessions still open are dropped with the runtime; blocking connects are not waited for.
                 runtime.shutdown_background();
@@ -77,6 +111,12 @@ impl Control {
     /// Runs a future on the control thread.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn(task);
+    }
+
+    /// A task is about to use a session's stream.
+    pub(crate) fn use_stream(&self) -> StreamUse {
+        self.streams.open.fetch_add(1, Ordering::AcqRel);
+        StreamUse(Arc::clone(&self.streams))
     }
 
     /// Runs blocking work (rendezvous, imports) off the control thread.

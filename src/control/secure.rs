@@ -247,6 +247,13 @@ impl<R: AsyncRead + Unpin> RecordReader<R> {
     }
 }
 
+impl<R: tokio::io::AsyncRead + Unpin> RecordReader<R> {
+    /// Reads to the end of the stream, and throws it away.
+    pub(crate) async fn drain(&mut self) {
+        while matches!(self.stream.read(&mut self.cipher).await, Ok(1..)) {}
+    }
+}
+
 /// Writes bytes as records.
 pub(crate) struct RecordWriter<W> {
     stream: W,

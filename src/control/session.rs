@@ -281,6 +281,7 @@ pub(crate) async fn accepted<S: Stream + 'static>(
     let met = secure::within(HANDSHAKE, meet(&strong, secured, Side::Server, None)).await?;
     drop(permit);
     let (peer, met) = met.enlist(&strong)?;
+    let _reading = strong.control.use_stream();
     drop(strong);
     converse(shared, peer, met.reader, met.decoder).await;
     Ok(())
@@ -346,6 +347,7 @@ async fn settle<S: Stream + 'static>(
     };
     let (linking, linked) = (Arc::clone(&strong), Arc::clone(&peer));
     strong.control.spawn_blocking(move || linking.open_links(&linked, until, answer));
+    let _reading = strong.control.use_stream();
     drop(strong);
     converse(shared, peer, met.reader, met.decoder).await;
 }
@@ -437,7 +439,11 @@ impl<S: Stream + 'static> Met<S> {
         })?;
         let peer = made.expect("inserted");
         tracing::info!(peer = %peer.id(), %incarnation, build = %self.hello.build, "session established");
-        tokio::spawn(write_frames(writer, queue, ended, queued_bytes));
+        let writing = shared.control.use_stream();
+        tokio::spawn(async move {
+            let _writing = writing;
+            write_frames(writer, queue, ended, queued_bytes).await;
+        });
         shared.progress.moved();
         Ok((peer, self))
     }
@@ -532,6 +538,9 @@ async fn converse<R: tokio::io::AsyncRead + Unpin>(
             Err(error) => break error.to_string(),
         }
     };
+    drop(conversation);
+    // What the peer still says is not heard; but closed with it unread, the socket would take our last words back.
+    let _ = tokio::time::timeout(LAST_WORDS, reader.drain()).await;
 }
 
 fn garbage(error: ropeway_core::wire::WireError) -> Error {
