@@ -46,10 +46,12 @@ fn from_wire(kind: u8) -> Option<TransportKind> {
     known.into_iter().find(|known| wire_kind(*known) == kind)
 }
 
-/// Of a device's library alone, its failure is the connection's: what helps is known.
+/// Of a device's library alone, its failure is the connection's: what helps is known. What failed without its word is the
+/// session's matter.
 fn no_transport(text: String, failures: &[(TransportKind, Error)]) -> Error {
+    let told = |why: &Error| why.native().is_some() || why.kind() == ErrorKind::TimedOut;
     match failures {
-        [(kind, why)] if kind.moves_devices() => {
+        [(kind, why)] if kind.moves_devices() && told(why) => {
             let error = Error::new(why.kind(), "connect", text).with_retry(why.retry());
             why.native().map_or(error.clone(), |number| error.with_native(number))
         }
