@@ -45,7 +45,7 @@ pub(crate) struct Resolved {
 impl LinkCore {
     /// Moves a chunk. `None`: all cells are taken, nothing was touched.
     pub(super) fn move_chunk(&self, parts: &Parts<'_>, runs: &[Run]) -> Option<Result<(), Failed>> {
-        let Some(far) = self.far() else { return Some(Err(Failed::at(StatusKind::Closed, 0))) };
+        let Some(far) = self.far() else { return Some(Err(Failed::at(self.end_kind(), 0))) };
         let entered = match self.cells().enter(&far.fence, far.gate, parts.grant, parts.op)? {
             Ok(entered) => entered,
             Err(Stale::Gate) => return Some(Err(Failed::at(self.lost_kind(), 0))),
@@ -53,7 +53,7 @@ impl LinkCore {
         };
         // Asked after the cell was named, so that `recheck` sees the cell or this sees the closed link.
         if !self.is_open() {
-            return Some(Err(Failed::at(StatusKind::Closed, 0)));
+            return Some(Err(Failed::at(self.end_kind(), 0)));
         }
         #[cfg(any(test, feature = "sim"))]
         super::pause::point(super::pause::Point::Entered, parts.grant);

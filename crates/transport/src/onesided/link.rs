@@ -43,6 +43,8 @@ pub(crate) struct LinkCore {
     calibration: Calibration,
     jobs_max: usize,
     stage: AtomicU8,
+    /// Why it ends; known before the stage says that it does.
+    end_kind: OnceLock<StatusKind>,
     /// Ends that are being told: `closed` comes after them, or what they put into quarantine would stay there.
     ends: AtomicUsize,
     far: OnceLock<Far>,
@@ -126,6 +128,7 @@ impl LinkCore {
             calibration: engine.config.calibration,
             jobs_max: engine.config.limits.transfers_per_peer() as usize,
             stage: AtomicU8::new(Stage::Waiting as u8),
+            end_kind: OnceLock::new(),
             ends: AtomicUsize::new(0),
             far: OnceLock::new(),
             tables: Mutex::new(Tables::default()),
@@ -182,6 +185,16 @@ impl LinkCore {
 
     pub(crate) fn weak(&self) -> Weak<Self> {
         self.me.clone()
+    }
+
+    /// What a batch ends as that finds the link ended.
+    pub(super) fn end_kind(&self) -> StatusKind {
+        self.end_kind.get().copied().unwrap_or(StatusKind::Closed)
+    }
+
+    /// The link is about to end, for this reason; the first one counts.
+    pub(super) fn note_end(&self, kind: StatusKind) {
+        let _ = self.end_kind.set(kind);
     }
 
     pub(crate) fn is_open(&self) -> bool {

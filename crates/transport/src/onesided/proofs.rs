@@ -72,6 +72,7 @@ impl LinkCore {
     /// Ends the link: our batches stop, the peer's find the gate closed. `closed` follows from the host's thread. Gives
     /// the stage before; `None` when it was ending already.
     pub(crate) fn end(&self, kind: StatusKind) -> Option<Stage> {
+        self.note_end(kind);
         let before = self.begin_end()?;
         self.fence.close_gate(self.gate);
         self.each_job(|job| job.stop(kind));
