@@ -60,7 +60,7 @@ impl Line for Library {
 }
 
 struct Table {
-    library: Library,
+    fake: Library,
     clock: Arc<Clock>,
     bond: Arc<Bond>,
 }
@@ -68,7 +68,7 @@ struct Table {
 impl Table {
     fn new() -> Self {
         let clock = Arc::default();
-        Self { library: Library::default(), bond: Arc::new(Bond::new(&clock)), clock }
+        Self { fake: Library::default(), bond: Arc::new(Bond::new(&clock)), clock }
     }
 
     fn seat(&self) -> Seat {
@@ -80,7 +80,7 @@ impl Table {
     }
 
     fn join(&self, seat: &mut Seat, need: u64) {
-        assert_eq!(seat.connect(need, Instant::now() + LONG, &self.library), Ok(Connected::New));
+        assert_eq!(seat.connect(need, Instant::now() + LONG, &self.fake), Ok(Connected::New));
     }
 
     /// Two movers of one link.
@@ -88,13 +88,13 @@ impl Table {
         let (mut one, mut two) = (self.seat(), self.seat());
         self.join(&mut one, 0);
         self.join(&mut two, 0);
-        assert_eq!(self.library.calls(), ["connect"]);
+        assert_eq!(self.fake.calls(), ["connect"]);
         (one, two)
     }
 
     fn post(&self, seat: &mut Seat) {
         let posted = seat.post(|| {
-            self.library.in_flight.fetch_add(1, Ordering::SeqCst);
+            self.fake.in_flight.fetch_add(1, Ordering::SeqCst);
             Ok(())
         });
         assert_eq!(posted, Ok(()));
@@ -103,7 +103,7 @@ impl Table {
     fn poll(&self, seat: &mut Seat, polled: Polled) {
         let heard = seat.poll(|| {
             if polled == Polled::Done {
-                self.library.in_flight.fetch_sub(1, Ordering::SeqCst);
+                self.fake.in_flight.fetch_sub(1, Ordering::SeqCst);
             }
             polled
         });
@@ -133,14 +133,14 @@ fn movers_share_a_link_and_the_last_one_ends_it() {
         table.poll(seat, Polled::Waiting);
         table.poll(seat, Polled::Done);
     }
-    assert_eq!(one.disconnect(LONG, &table.library), Teardown::Proven);
-    assert!(table.library.calls().is_empty(), "the other one still uses it");
+    assert_eq!(one.disconnect(LONG, &table.fake), Teardown::Proven);
+    assert!(table.fake.calls().is_empty(), "the other one still uses it");
     table.post(&mut two);
     table.poll(&mut two, Polled::Done);
-    assert_eq!(one.disconnect(LONG, &table.library), Teardown::Proven, "a second time is nothing");
+    assert_eq!(one.disconnect(LONG, &table.fake), Teardown::Proven, "a second time is nothing");
     assert!(two.is_taken() && !one.is_taken());
-    assert_eq!(two.disconnect(LONG, &table.library), Teardown::Proven);
-    assert_eq!(table.library.calls(), ["disconnect"]);
+    assert_eq!(two.disconnect(LONG, &table.fake), Teardown::Proven);
+    assert_eq!(table.fake.calls(), ["disconnect"]);
     assert!(table.bond.is_down());
 }
 
@@ -150,13 +150,13 @@ fn a_connect_without_anything_newer_touches_nothing() {
     let early = table.clock.tick();
     let (mut one, two) = table.pair();
     table.join(&mut one, early);
-    assert!(table.library.calls().is_empty());
+    assert!(table.fake.calls().is_empty());
     let late = table.clock.tick();
     table.join(&mut one, late);
-    assert_eq!(table.library.calls(), ["disconnect", "connect"]);
+    assert_eq!(table.fake.calls(), ["disconnect", "connect"]);
     assert!(two.is_taken(), "the other one is of the new link");
     table.join(&mut one, late);
-    assert!(table.library.calls().is_empty());
+    assert!(table.fake.calls().is_empty());
 }
 
 #[test]
@@ -172,21 +172,21 @@ fn a_newer_region_waits_for_the_requests_of_others_and_keeps_them_from_posting()
             let posted = two.post(|| Err::<(), _>(PostError::Busy(Busy { code: 203_900 })));
             posted == Err(BLOCKED)
         });
-        assert!(table.library.calls().is_empty(), "two requests are in flight");
+        assert!(table.fake.calls().is_empty(), "two requests are in flight");
         table.poll(&mut two, Polled::Done);
         table.poll(&mut two, Polled::Waiting);
         assert_eq!(two.post(never::<Result<(), _>>), Err(BLOCKED));
-        assert!(table.library.calls().is_empty(), "one request is in flight");
-        let open = table.library.hold();
+        assert!(table.fake.calls().is_empty(), "one request is in flight");
+        let open = table.fake.hold();
         table.poll(&mut two, Polled::Done);
-        until("the link is being made anew", || !table.library.calls.lock().unwrap().is_empty());
+        until("the link is being made anew", || !table.fake.calls.lock().unwrap().is_empty());
         assert_eq!(two.post(never::<Result<(), _>>), Err(BLOCKED));
         open.send(()).unwrap();
         remade.join().unwrap();
     });
-    assert_eq!(table.library.calls(), ["disconnect", "connect"]);
+    assert_eq!(table.fake.calls(), ["disconnect", "connect"]);
     table.post(&mut two);
-    assert_eq!(two.disconnect(LONG, &table.library), Teardown::Unproven);
+    assert_eq!(two.disconnect(LONG, &table.fake), Teardown::Unproven);
 }
 
 #[test]
@@ -196,14 +196,14 @@ fn requests_that_do_not_end_keep_a_link_from_being_made_anew() {
     table.post(&mut two);
     let need = table.clock.tick();
     let soon = Instant::now() + Duration::from_millis(40);
-    assert_eq!(one.connect(need, soon, &table.library), Err(Unlinked::InUse));
-    assert!(table.library.calls().is_empty());
+    assert_eq!(one.connect(need, soon, &table.fake), Err(Unlinked::InUse));
+    assert!(table.fake.calls().is_empty());
     // Nobody is kept from posting any more.
     table.post(&mut two);
     table.poll(&mut two, Polled::Done);
     table.poll(&mut two, Polled::Done);
     table.join(&mut one, need);
-    assert_eq!(table.library.calls(), ["disconnect", "connect"]);
+    assert_eq!(table.fake.calls(), ["disconnect", "connect"]);
 }
 
 #[test]
@@ -214,21 +214,21 @@ fn a_mover_with_requests_in_flight_takes_the_link_from_all() {
     table.join(&mut idle, 0);
     table.post(&mut one);
     table.post(&mut two);
-    assert_eq!(one.disconnect(LONG, &table.library), Teardown::Unproven);
-    assert_eq!(table.library.calls(), ["disconnect"]);
+    assert_eq!(one.disconnect(LONG, &table.fake), Teardown::Unproven);
+    assert_eq!(table.fake.calls(), ["disconnect"]);
     assert_eq!(two.poll(never), Polled::Failed(LOST));
     assert_eq!(two.post(never::<Result<(), _>>), Err(PostError::Failed(LOST)));
     assert_eq!(idle.post(never::<Result<(), _>>), Err(PostError::Failed(LOST)));
-    assert_eq!(two.disconnect(LONG, &table.library), Teardown::Unproven, "its request did not end");
-    assert_eq!(idle.disconnect(LONG, &table.library), Teardown::Proven, "it had none");
-    assert!(table.library.calls().is_empty());
+    assert_eq!(two.disconnect(LONG, &table.fake), Teardown::Unproven, "its request did not end");
+    assert_eq!(idle.disconnect(LONG, &table.fake), Teardown::Proven, "it had none");
+    assert!(table.fake.calls().is_empty());
     // What was in flight then does not count against the next link.
     let (mut next, mut other) = table.pair();
     let need = table.clock.tick();
     table.join(&mut next, need);
-    assert_eq!(table.library.calls(), ["disconnect", "connect"]);
-    assert_eq!(next.disconnect(LONG, &table.library), Teardown::Proven);
-    assert_eq!(other.disconnect(LONG, &table.library), Teardown::Proven);
+    assert_eq!(table.fake.calls(), ["disconnect", "connect"]);
+    assert_eq!(next.disconnect(LONG, &table.fake), Teardown::Proven);
+    assert_eq!(other.disconnect(LONG, &table.fake), Teardown::Proven);
 }
 
 #[test]
@@ -243,13 +243,13 @@ fn a_link_taken_while_another_waits_for_quiet_is_made_anew_by_that_one() {
             two.post(|| Err::<(), _>(PostError::Busy(Busy { code: 203_900 }))) == Err(BLOCKED)
         });
         // Given up, with its thread holding nothing that the one that waits needs.
-        assert_eq!(two.disconnect(LONG, &table.library), Teardown::Unproven);
+        assert_eq!(two.disconnect(LONG, &table.fake), Teardown::Unproven);
         remade.join().unwrap();
     });
-    assert_eq!(table.library.calls(), ["disconnect", "connect"]);
+    assert_eq!(table.fake.calls(), ["disconnect", "connect"]);
     table.post(&mut one);
     table.poll(&mut one, Polled::Done);
-    assert_eq!(one.disconnect(LONG, &table.library), Teardown::Proven);
+    assert_eq!(one.disconnect(LONG, &table.fake), Teardown::Proven);
 }
 
 #[test]
@@ -258,14 +258,14 @@ fn who_loses_requests_with_the_link_waits_until_it_is_ended() {
     let (mut one, mut two) = table.pair();
     table.post(&mut one);
     table.post(&mut two);
-    let open = table.library.hold();
+    let open = table.fake.hold();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| one.disconnect(LONG, &table.library));
-        until("the disconnect began", || !table.library.calls.lock().unwrap().is_empty());
+        let first = scope.spawn(|| one.disconnect(LONG, &table.fake));
+        until("the disconnect began", || !table.fake.calls.lock().unwrap().is_empty());
         assert_eq!(two.poll(never), Polled::Failed(LOST), "told at once");
         let second = scope.spawn(|| {
-            let proof = two.disconnect(LONG, &table.library);
+            let proof = two.disconnect(LONG, &table.fake);
             over.store(true, Ordering::SeqCst);
             proof
         });
@@ -275,7 +275,7 @@ fn who_loses_requests_with_the_link_waits_until_it_is_ended() {
         assert_eq!(first.join().unwrap(), Teardown::Unproven);
         assert_eq!(second.join().unwrap(), Teardown::Unproven);
     });
-    assert_eq!(table.library.calls(), ["disconnect"]);
+    assert_eq!(table.fake.calls(), ["disconnect"]);
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn a_link_is_not_ended_under_a_call_of_the_posting_thread() {
     let (entered, inside) = mpsc::channel();
     let (leave, left) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        let library = &table.library;
+        let library = &table.fake;
         let posting = scope.spawn(move || {
             let posted = two.post(|| {
                 entered.send(()).unwrap();
@@ -320,8 +320,8 @@ fn what_a_post_may_have_begun_is_not_proven_over() {
     for (answer, proof) in answers {
         table.join(&mut seat, 0);
         assert_eq!(seat.post(|| Err::<(), _>(answer)), Err(answer));
-        assert_eq!(seat.disconnect(LONG, &table.library), proof, "{answer:?}");
-        assert_eq!(seat.disconnect(LONG, &table.library), proof, "a second call proves no more: {answer:?}");
+        assert_eq!(seat.disconnect(LONG, &table.fake), proof, "{answer:?}");
+        assert_eq!(seat.disconnect(LONG, &table.fake), proof, "a second call proves no more: {answer:?}");
     }
 }
 
@@ -331,8 +331,8 @@ fn a_link_that_has_lost_its_regions_is_taken_from_all() {
     let (mut one, mut two) = table.pair();
     let refused = PostError::Cut { code: 103_900 };
     assert_eq!(one.post(|| Err::<(), _>(refused)), Err(refused));
-    assert_eq!(one.disconnect(LONG, &table.library), Teardown::Proven);
-    assert_eq!(table.library.calls(), ["disconnect"], "it is of no use to the other either");
+    assert_eq!(one.disconnect(LONG, &table.fake), Teardown::Proven);
+    assert_eq!(table.fake.calls(), ["disconnect"], "it is of no use to the other either");
     assert_eq!(two.post(never::<Result<(), _>>), Err(PostError::Failed(LOST)));
 }
 
@@ -340,14 +340,14 @@ fn a_link_that_has_lost_its_regions_is_taken_from_all() {
 fn a_link_that_cannot_be_made_anew_is_lost_by_all() {
     let table = Table::new();
     let (mut one, mut two) = table.pair();
-    table.library.refuses.store(503_900, Ordering::SeqCst);
+    table.fake.refuses.store(503_900, Ordering::SeqCst);
     let need = table.clock.tick();
-    let answer = one.connect(need, Instant::now() + LONG, &table.library);
+    let answer = one.connect(need, Instant::now() + LONG, &table.fake);
     assert_eq!(answer, Err(Unlinked::Refused(503_900)));
     assert!(table.bond.is_down());
     assert_eq!(two.post(never::<Result<(), _>>), Err(PostError::Failed(LOST)));
-    assert_eq!(two.disconnect(LONG, &table.library), Teardown::Proven);
-    assert_eq!(table.library.calls(), ["disconnect", "connect"]);
+    assert_eq!(two.disconnect(LONG, &table.fake), Teardown::Proven);
+    assert_eq!(table.fake.calls(), ["disconnect", "connect"]);
 }
 
 #[test]
@@ -357,9 +357,9 @@ fn a_peer_that_started_anew_gets_a_link_of_its_own() {
     table.post(&mut old);
     let mut new = table.seat_of(2);
     table.join(&mut new, 0);
-    assert_eq!(table.library.calls(), ["disconnect", "connect"]);
+    assert_eq!(table.fake.calls(), ["disconnect", "connect"]);
     assert_eq!(old.poll(never), Polled::Failed(LOST), "its peer is no more");
-    assert_eq!(old.disconnect(LONG, &table.library), Teardown::Unproven);
+    assert_eq!(old.disconnect(LONG, &table.fake), Teardown::Unproven);
     table.post(&mut new);
 }
 
@@ -395,7 +395,7 @@ fn movers_at_random_never_meet_a_link_that_is_not_theirs() {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(number + 1);
                     let need = if random >> 60 == 0 { table.clock.tick() } else { 0 };
                     table.join(&mut seat, need);
-                    let library = &table.library;
+                    let library = &table.fake;
                     let posted = seat.post(|| {
                         assert!(library.linked.load(Ordering::SeqCst), "a post without a link");
                         Ok(())
@@ -422,11 +422,11 @@ fn movers_at_random_never_meet_a_link_that_is_not_theirs() {
                         }
                     }
                 }
-                seat.disconnect(LONG, &table.library);
+                seat.disconnect(LONG, &table.fake);
                 ends.fetch_add(1, Ordering::SeqCst);
             });
         }
     });
     assert_eq!(ends.load(Ordering::SeqCst), 4);
-    assert!(table.bond.is_down() && !table.library.linked.load(Ordering::SeqCst));
+    assert!(table.bond.is_down() && !table.fake.linked.load(Ordering::SeqCst));
 }
