@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ropeway-ascend", &["ascend-sys", "ropeway-core", "ropeway-transport"]),
     ("ropeway", &["ropeway-ascend", "ropeway-core", "ropeway-transport"]),
     ("ropeway-bench", &["ascend-sys", "ropeway", "ropeway-ascend", "ropeway-core", "ropeway-transport"]),
+    ("ropeway-connector", &["ropeway"]),
     ("ropeway-testkit", &["ropeway", "ropeway-core", "ropeway-transport"]),
     ("ropeway-ascend-sim", &["ascend-sys"]),
     ("xtask", &[]),

@@ -1,0 +1,1 @@
+//! What two instances must agree on before a byte moves: model, layout, type, versions; and the first that differs.

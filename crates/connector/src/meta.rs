@@ -1,0 +1,1 @@
+//! What the scheduler half tells the workers, step by step, as bytes.

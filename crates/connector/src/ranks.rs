@@ -1,0 +1,1 @@
+//! Whom a rank pulls from, and what: a pure function of both instances' topologies.

@@ -1,0 +1,1 @@
+//! The scheduler half: the life of each request, decided without I/O.

@@ -1,0 +1,1 @@
+//! What a half counts, for vLLM's connector statistics.

@@ -1,0 +1,1 @@
+//! The worker half: leases, claims and pulls over one engine.
