@@ -45,6 +45,11 @@ impl LinkCore {
             let mut tables = lock(&self.tables);
             let Some(export) = tables.exports.get_mut(&region) else { return Fenced::Now };
             export.withdrawing = true;
+            if export.memory.is_none() {
+                // The peer has no answer yet, and gets a refusal. A second word could reach it after that, and then it
+                // would meet the region's next import.
+                return Fenced::Pending;
+            }
         }
         match self.far().map(|far| &far.path) {
             Some(Path::Neighbour(neighbour)) => {

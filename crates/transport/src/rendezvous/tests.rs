@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::message::Message;
 use super::socket::{self, Received};
+use crate::onesided::LinkCore;
 use crate::onesided::rig::*;
 use crate::{OneSided, Role, TransportKind};
 
@@ -89,7 +90,7 @@ fn a_stranger_with_the_right_tag_but_not_the_key_is_refused_and_the_true_peer_st
     // Overheard: what the true peer would say first.
     let near = engine(0);
     let cells = crate::fence::Cells::shared(1).unwrap();
-    let link = crate::onesided::LinkCore::new(
+    let link = LinkCore::new(
         &near,
         TransportKind::Shm,
         cells,
@@ -187,7 +188,7 @@ fn challenged(far: &Arc<OneSided>) -> (OwnedFd, Message) {
     let cells = crate::fence::Cells::shared(1).unwrap();
     let sink = Arc::new(Sink::default());
     let config = config(Role::Active, [0; 16].to_vec().into(), 7, &sink);
-    let link = crate::onesided::LinkCore::new(&near, TransportKind::Shm, cells, &config).unwrap();
+    let link = LinkCore::new(&near, TransportKind::Shm, cells, &config).unwrap();
     let meeting = super::Meeting::new(link, config.key, soon());
     let socket = socket::connect(&far.nonce).unwrap();
     let process = Arc::new(super::Process::of(socket.as_fd()).unwrap());
@@ -224,10 +225,8 @@ fn a_side_that_finds_no_way_to_its_peer_is_closed_and_not_lost() {
     assert_eq!(sink.told(), [Told::Closed { peer_gone: false }]);
 }
 
-#[test]
-fn garbage_from_a_linked_peer_ends_its_link_alone() {
-    let (far, sink) = waiting();
-    join(&far, &sink);
+/// A second link of an engine that has one already, whose peer is the test: at the other end of the socket.
+fn linked_to_the_test(far: &Arc<OneSided>, sink: &Arc<Sink>) -> (Arc<LinkCore>, OwnedFd) {
     let (a, b) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -235,31 +234,52 @@ fn garbage_from_a_linked_peer_ends_its_link_alone() {
         None,
     )
     .unwrap();
-    // A second link of the same engine, whose peer is this test.
-    let second = Arc::new(Sink::default());
-    let (near_end, far_end) = pair_of(TransportKind::Shm, engine(0), Arc::clone(&far));
     let process = Arc::new(super::Process::of(a.as_fd()).unwrap());
-    let rogue = crate::onesided::LinkCore::new(
-        &far,
-        TransportKind::Shm,
-        crate::fence::Cells::shared(1).unwrap(),
-        &config(Role::Active, [0; 16].to_vec().into(), 9, &second),
-    )
-    .unwrap();
+    let cells = crate::fence::Cells::shared(1).unwrap();
+    let config = config(Role::Active, [0; 16].to_vec().into(), 9, sink);
+    let link = LinkCore::new(far, TransportKind::Shm, cells, &config).unwrap();
     let wire = far.host.new_wire();
-    assert!(rogue.attach(crate::onesided::Far {
-        fence: near_end.engine.fence().view().clone(),
-        gate: rogue.gate(),
+    assert!(link.attach(crate::onesided::Far {
+        fence: engine(0).fence().view().clone(),
+        gate: link.gate(),
         cells: crate::fence::Cells::private().view(),
         way: crate::onesided::Way::Mapped,
         path: crate::onesided::Path::Socket { wire: Arc::clone(&wire), process: Arc::clone(&process) },
     }));
-    far.host.adopt(rogue, wire, a, process);
-    rustix::io::write(&b, &[200, 1, 2, 3]).unwrap();
+    far.host.adopt(Arc::clone(&link), wire, a, process);
+    (link, b)
+}
+
+#[test]
+fn garbage_from_a_linked_peer_ends_its_link_alone() {
+    let (near_end, far_end) = pair(TransportKind::Shm);
+    let second = Arc::new(Sink::default());
+    let (_link, peer) = linked_to_the_test(&far_end.engine, &second);
+    rustix::io::write(&peer, &[200, 1, 2, 3]).unwrap();
     second.await_told(&Told::Lost(ErrorKind::Protocol));
     second.await_told(&Told::Closed { peer_gone: false });
     far_end.lend(1, 4096, &near_end);
-    assert!(!sink.has(&Told::Lost(ErrorKind::Protocol)));
+    assert!(!far_end.sink.has(&Told::Lost(ErrorKind::Protocol)));
+}
+
+#[test]
+fn a_peer_that_is_refused_a_closing_region_gets_no_second_word_that_could_meet_its_next_import() {
+    let (_near, far) = pair(TransportKind::Shm);
+    let sink = Arc::new(Sink::default());
+    let (link, peer) = linked_to_the_test(&far.engine, &sink);
+    let memory = crate::Memory::shared(4096, &janitor()).unwrap();
+    sink.offer(region(1), &memory);
+    *sink.asked.lock().unwrap() = Some(Box::new(move || {
+        assert_eq!(crate::Link::withdraw(&*link, region(1)), crate::Fenced::Pending);
+    }));
+    let ask = |request| {
+        let message = Message::Import { request, region: region(1) };
+        socket::send(peer.as_fd(), &message.encode(), &[]).unwrap();
+        answer(&peer)
+    };
+    let Some(Message::Denied { request: 1, .. }) = ask(1) else { panic!("not refused") };
+    let next = ask(2);
+    assert!(matches!(next, Some(Message::Imported { request: 2, .. })), "{next:?}");
 }
 
 #[test]
