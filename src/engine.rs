@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ropeway_core::layout::{CacheLayout, LayoutSpec};
 use ropeway_core::wire::{Auth, Descriptor, Secret};
 use ropeway_core::{Error, ErrorKind, Incarnation, Limits, Result};
@@ -161,6 +162,17 @@ impl Engine {
 
     fn build_cache(&self, spec: LayoutSpec) -> CacheBuilder {
         CacheBuilder { shared: Arc::clone(self.shared()), spec, regions: Vec::new() }
+    }
+
+    /// Shows a note to peers: up to 256 KiB under a name of up to 64 characters, replaced when shown again. Whoever may
+    /// connect may read it.
+    ///
+    /// # Errors
+    /// `ApiMisuse` past these lengths; `Full` at 64 notes.
+    pub fn show_note(&self, name: impl Into<String>, bytes: impl Into<Bytes>) -> Result<()> {
+        let shared = self.shared();
+        shared.origin.check("note")?;
+        shared.write_note(name.into(), bytes.into())
     }
 
     /// Connects to the engine that a descriptor names: session, then the quickest transports that work.

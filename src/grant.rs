@@ -8,7 +8,7 @@ use ropeway_core::layout::CacheLayout;
 use ropeway_core::plan::BlockSet;
 use ropeway_core::wire::BlockSpans;
 use ropeway_core::wire::message::ClaimInfo;
-use ropeway_core::{CacheId, GrantId, Limits, Result, Rights};
+use ropeway_core::{BlockId, CacheId, GrantId, Limits, Result, Rights};
 
 use crate::peer::{Peer, PeerInner};
 use crate::shared::Shared;
@@ -60,6 +60,12 @@ impl Grant {
     /// What it allows.
     pub fn rights(&self) -> Rights {
         self.0.rights
+    }
+
+    /// The owner's blocks that it covers, ascending, a list for each group of its cache: the owner's word, whatever else
+    /// was told of them.
+    pub fn blocks(&self) -> Vec<Vec<BlockId>> {
+        self.0.blocks.ids()
     }
 
     /// Whether the owner has revoked it, or it could not be renewed in time.

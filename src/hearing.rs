@@ -4,18 +4,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ropeway_core::machine::directory::Change;
-use ropeway_core::machine::lease::Claim;
 use ropeway_core::machine::session::{Command, Event};
 use ropeway_core::plan::RouteMap;
 use ropeway_core::wire::message::{CacheInfo, Hello, HostIdentity, Offer, PeerLimits, Why};
-use ropeway_core::wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Token, decode_layout};
-use ropeway_core::{CacheId, Error, ErrorKind, GrantId, Incarnation, RegionId, Result, StatusKind};
+use ropeway_core::wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, decode_layout};
+use ropeway_core::{CacheId, Error, ErrorKind, GrantId, Incarnation, RegionId, Result};
 use ropeway_transport::{Link, TransportKind};
 
 use crate::cache::Cache;
+use crate::claiming::not_located;
 use crate::control::Waiting;
-use crate::grant::Grant;
 use crate::linking::wire_kind;
+use crate::notes::not_noted;
 use crate::peer::{Peer, PeerInner};
 use crate::pending::{Pending, pending};
 use crate::route::{Route, RouteInner, RouteOptions};
@@ -42,6 +42,18 @@ impl Shared {
             }
             Event::Confirmed { sent } => {
                 self.with_grants(|grants, _| grants.table.renewed_at(peer.id(), sent));
+            }
+            Event::FindAsked { request, name, holders } => self.find_asked(peer, request, &name, holders),
+            Event::Located { request, result } => {
+                if let Some(Waiting::Find { answer, .. }) = peer.session.take_waiting(request) {
+                    answer(result.map_err(|no| not_located(no.why, &no.text)));
+                }
+            }
+            Event::NoteAsked { request, name } => self.note_asked(peer, request, &name),
+            Event::NoteAnswered { request, result } => {
+                if let Some(Waiting::Note { answer, .. }) = peer.session.take_waiting(request) {
+                    answer.give(result.map_err(|no| not_noted(no.why, &no.text)));
+                }
             }
             Event::LookupAsked { request, name, known } => self.lookup_asked(peer, request, &name, known),
             Event::LookupAnswered { request, result, .. } => {
@@ -117,79 +129,6 @@ impl Shared {
             let text = format!("silent since {:?} after this engine's start", since);
             let _ = peer.session.say(self, peer, Command::Goodbye { why: Why::Silent, text });
         }
-    }
-
-    fn claim_asked(self: &Arc<Self>, peer: &Arc<PeerInner>, cache: CacheId, grant: GrantId, secret: u128) {
-        let claim = self.with_leases(|leases, now| leases.table.claim(peer.id(), cache, grant, secret, now));
-        let result = match claim {
-            Ok(Claim::Ready(info)) => Ok(info),
-            // The table decides when the lease's event has fired.
-            Ok(Claim::Pending) => return,
-            Err(why) => Err(why),
-        };
-        let _ = peer.session.say(self, peer, Command::Decide { grant, result });
-    }
-
-    fn claim_answered(
-        self: &Arc<Self>,
-        peer: &Arc<PeerInner>,
-        request: u32,
-        grant: GrantId,
-        result: Result<ropeway_core::wire::message::ClaimInfo, (Why, String)>,
-    ) {
-        let waiting = peer.session.take_waiting(request);
-        let handle = match &waiting {
-            Some(Waiting::Claim { peer, .. }) => Some(peer.clone()),
-            _ => None,
-        };
-        let answered = match result {
-            Ok(info) => self.claimed(peer, info, handle).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Protocol,
-                    "claim",
-                    format!("lease {grant} was answered, but not asked for"),
-                )
-            }),
-            Err((why, text)) => {
-                self.with_grants(|grants, _| grants.table.claim_failed(peer.id(), grant));
-                Err(Error::new(why.kind(), "claim", refused(why, &text)))
-            }
-        };
-        // An answer that came too late is dropped here, and with it the grant: that releases it.
-        if let Some(Waiting::Claim { answer, .. }) = waiting {
-            answer.give(answered);
-        }
-    }
-
-    pub(crate) fn claim(
-        self: &Arc<Self>,
-        handle: &Peer,
-        token: &Token,
-        timeout: Duration,
-    ) -> Result<Pending<Grant>> {
-        let peer = &handle.0.inner;
-        let grant = token.grant;
-        if token.incarnation != peer.incarnation {
-            let text = format!(
-                "the token is of engine {}, this peer is {}: connect to the engine that drew it",
-                token.incarnation, peer.incarnation
-            );
-            return Err(Error::new(ErrorKind::StaleLease, "claim", text));
-        }
-        self.with_grants(|grants, now| grants.table.claim_sent(peer.id(), grant, now)).map_err(|kind| {
-            let kind = if kind == StatusKind::PeerFull { ErrorKind::Full } else { ErrorKind::StaleLease };
-            let text = format!("lease {grant}: limit grants_per_peer is reached, or the lease has ended");
-            Error::new(kind, "claim", text)
-        })?;
-        let (answer, answered) = pending();
-        let waiting = Waiting::Claim { answer, until: crate::deadline::after(timeout), peer: handle.clone() };
-        let asked = peer.session.ask(self, peer, Command::Claim { token: *token }, waiting);
-        if let Err(error) = asked {
-            self.with_grants(|grants, _| grants.table.claim_failed(peer.id(), grant));
-            return Err(error);
-        }
-        self.refresh_holding(peer);
-        Ok(answered)
     }
 
     fn lookup_asked(
@@ -353,7 +292,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn refused(why: Why, text: &str) -> String {
+pub(crate) fn refused(why: Why, text: &str) -> String {
     let reason = match why {
         Why::Stale => "it has ended: released, revoked or expired",
         Why::Denied => "the token's secret is not its own",

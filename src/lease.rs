@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ropeway_core::machine::lease::Outcome;
-use ropeway_core::wire::Token;
+use ropeway_core::wire::{LeaseName, Token};
 use ropeway_core::{GrantId, PeerId};
 
 use crate::cache::CacheInner;
@@ -21,13 +21,14 @@ use crate::event::Start;
 pub struct LeaseOptions {
     pub(crate) ttl: Option<Duration>,
     pub(crate) first_contact_grace: Option<Duration>,
-    pub(crate) holders: u32,
+    pub(crate) holders: Option<u32>,
+    pub(crate) name: Option<LeaseName>,
     pub(crate) start: Start,
 }
 
 impl Default for LeaseOptions {
     fn default() -> Self {
-        Self { ttl: None, first_contact_grace: None, holders: 1, start: Start::Now }
+        Self { ttl: None, first_contact_grace: None, holders: None, name: None, start: Start::Now }
     }
 }
 
@@ -44,9 +45,17 @@ impl LeaseOptions {
         self
     }
 
-    /// How many different peers will claim it; 1 unless said. It is done when as many have released it.
+    /// How many different peers will claim it; 1 unless said, or, of a named lease, as many as the first says that asks
+    /// for it. It is done when as many have released it.
     pub fn holders(mut self, holders: u32) -> Self {
-        self.holders = holders;
+        self.holders = Some(holders);
+        self
+    }
+
+    /// A name by which peers can [claim](crate::Peer::claim_named) it, besides its token: drawn beforehand, with
+    /// [`lease_name`](crate::lease_name), by whoever tells them. It names one lease of an engine, ever.
+    pub fn name(mut self, name: LeaseName) -> Self {
+        self.name = Some(name);
         self
     }
 

@@ -170,11 +170,15 @@ impl Shared {
         let blocks = Arc::new(BlockSet::new(&cache.layout, ids, &self.limits)?);
         self.check_withheld("lease", cache.id, &blocks)?;
         let mut request = LeaseRequest::new(&self.limits, cache.id, blocks, rights);
-        request.expected_holders = options.holders;
+        request.expected_holders = options.holders.or(options.name.is_none().then_some(1));
+        request.name = options.name;
         request.ttl = options.ttl.unwrap_or(request.ttl);
         request.first_contact_grace = options.first_contact_grace.unwrap_or(request.first_contact_grace);
         request.pending = !matches!(options.start, Start::Now);
-        let secret = u128::from_le_bytes(random()?);
+        let secret = match options.name {
+            Some(name) => name.secret,
+            None => u128::from_le_bytes(random()?),
+        };
         let inner = self.with_leases(|leases, now| {
             let grant = leases.table.grant(request, secret, now)?;
             let token = Token { incarnation: self.incarnation, cache: cache.id, grant, secret };

@@ -41,6 +41,7 @@
 
 mod builder;
 mod cache;
+mod claiming;
 mod closing;
 mod completion;
 mod control;
@@ -53,6 +54,7 @@ mod importing;
 mod lease;
 mod leasing;
 mod linking;
+mod notes;
 mod npu;
 mod peer;
 mod pending;
@@ -68,6 +70,7 @@ mod transfer;
 
 pub use builder::Builder;
 pub use cache::{Cache, CacheBuilder};
+pub use claiming::lease_name;
 pub use completion::{Completion, Completions};
 pub use engine::{CloseReport, Engine};
 pub use event::{Event, Start};
@@ -82,7 +85,7 @@ pub use ropeway_ascend::{Npu, NpuConfig};
 pub use ropeway_core::layout::{CacheLayout, Strided};
 pub use ropeway_core::machine::lease::Outcome;
 pub use ropeway_core::plan::{RawCopy, Rect, Slice};
-pub use ropeway_core::wire::{Auth, Descriptor, Token};
+pub use ropeway_core::wire::{Auth, Descriptor, LeaseName, Token};
 pub use ropeway_core::{
     BlockId, CacheId, Error, ErrorKind, GrantId, Incarnation, Limits, Op, PeerId, Quiet, RegionId, Result,
     Retry, Rights, Status, StatusKind, TransferId,

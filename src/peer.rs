@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ropeway_core::wire::LeaseName;
 use ropeway_core::{Error, ErrorKind, Incarnation, Limits, PeerId, RemoteDirectory, Result};
 use ropeway_transport::{Inbox, Link, TransportKind};
 
@@ -103,6 +104,25 @@ impl Peer {
     /// or `Denied` when the lease is over or the token is not its own.
     pub fn claim(&self, token: &ropeway_core::wire::Token, timeout: Duration) -> Result<Pending<Grant>> {
         self.shared("claim")?.claim(self, token, timeout)
+    }
+
+    /// Asks for the lease of that name, which may be told before it is granted. `holders` is how many peers will claim it
+    /// of this owner, this one among them; the first word counts.
+    ///
+    /// # Errors
+    /// As [`Self::claim`]. While the peer has no lease of the name, the answer fails with [`Retry::Later`].
+    ///
+    /// [`Retry::Later`]: crate::Retry::Later
+    pub fn claim_named(&self, name: &LeaseName, holders: u32, timeout: Duration) -> Result<Pending<Grant>> {
+        self.shared("claim")?.claim_named(self, *name, holders, timeout)
+    }
+
+    /// Reads a note that the peer shows; see [`Engine::show_note`](crate::Engine::show_note).
+    ///
+    /// # Errors
+    /// The peer is lost; the pending answer fails with `Mismatch` when it shows no such note.
+    pub fn note(&self, name: &str, timeout: Duration) -> Result<Pending<Bytes>> {
+        self.shared("note")?.read_note(self, name, timeout)
     }
 
     /// Matches a local cache with the peer's cache `name`, whole parts on both sides, and imports its memory.

@@ -1,14 +1,15 @@
 //! What all handles of one engine share: its tables, its counters, and the flights in the air.
 //!
-//! Locks are taken in this order and never the other way: leases, grants, withheld, peers, caches, regions, flights. No lock is held while a
+//! Locks are taken in this order and never the other way: leases, grants, withheld, peers, caches, notes, regions, flights. No lock is held while a
 //! link, a waker or a keep-alive is called.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ropeway_ascend::Npu;
 use ropeway_core::layout::CacheLayout;
 use ropeway_core::machine::directory::Directory;
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) withheld_blocks: AtomicU64,
     pub(crate) peers: RwLock<Table<Arc<PeerInner>>>,
     pub(crate) caches: RwLock<Caches>,
+    pub(crate) notes: RwLock<BTreeMap<String, Bytes>>,
     pub(crate) regions: RwLock<Table<Weak<RegionInner>>>,
     flights: Mutex<HashMap<TransferId, InAir, CountHash>>,
     pub(crate) in_flight: AtomicU32,
@@ -129,6 +131,7 @@ impl Shared {
             withheld: Mutex::new(Withheld::new(&limits)),
             withheld_blocks: AtomicU64::new(0),
             peers: RwLock::new(Table::new("peers", limits.peers())),
+            notes: RwLock::default(),
             caches: RwLock::new(Caches { directory: Directory::new(&limits), live: HashMap::new() }),
             regions: RwLock::new(Table::new("regions", limits.regions())),
             limits,

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use ropeway_core::machine::session::{Command, Event, Output, Session as Machine, SessionConfig, Side};
 use ropeway_core::wire::message::{CacheInfo, Hello, Why};
 use ropeway_core::wire::{FrameDecoder, Hidden, encode_frame};
-use ropeway_core::{Error, ErrorKind, Incarnation, PeerId, Result};
+use ropeway_core::{CacheId, Error, ErrorKind, GrantId, Incarnation, PeerId, Result};
 use ropeway_transport::{Inbox, TransportKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -59,16 +59,27 @@ pub(crate) enum Waiting {
         peer: Peer,
     },
     Lookup {
-        answer: Box<dyn FnOnce(Result<CacheInfo>) + Send>,
+        answer: Then<CacheInfo>,
+        until: Instant,
+    },
+    Find {
+        answer: Then<(CacheId, GrantId)>,
+        until: Instant,
+    },
+    Note {
+        answer: Answer<Bytes>,
         until: Instant,
     },
 }
+
+/// What is done with an answer that leads on to something else.
+type Then<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
 /// Told when the peer waits for our link, or why it does not.
 pub(crate) type LinkAnswer = crossbeam_channel::Sender<Result<(), String>>;
 
 impl Session {
-    /// Says something; `waiting` gets the answer.
+    /// Says something; `waiting` gets the answer, also the error that this returns.
     pub(crate) fn ask(
         &self,
         shared: &Arc<Shared>,
@@ -77,11 +88,22 @@ impl Session {
         waiting: Waiting,
     ) -> Result<()> {
         let until = waiting.until();
-        let events = {
+        let asked = {
             let mut inner = self.lock();
-            let request = inner.machine.call(command)?;
-            inner.waiting.insert(request, waiting);
-            self.drain(&mut inner)
+            match inner.machine.call(command) {
+                Ok(request) => {
+                    inner.waiting.insert(request, waiting);
+                    Ok(self.drain(&mut inner))
+                }
+                Err(error) => Err((error, waiting)),
+            }
+        };
+        let events = match asked {
+            Ok(events) => events,
+            Err((error, waiting)) => {
+                waiting.fail(error.clone());
+                return Err(error);
+            }
         };
         shared.control.wake_by(until);
         self.after(shared, peer, events);
@@ -258,7 +280,10 @@ impl Session {
 impl Waiting {
     fn until(&self) -> Instant {
         match self {
-            Self::Claim { until, .. } | Self::Lookup { until, .. } => *until,
+            Self::Claim { until, .. }
+            | Self::Lookup { until, .. }
+            | Self::Find { until, .. }
+            | Self::Note { until, .. } => *until,
         }
     }
 
@@ -266,6 +291,8 @@ impl Waiting {
         match self {
             Self::Claim { answer, .. } => answer.give(Err(error)),
             Self::Lookup { answer, .. } => answer(Err(error)),
+            Self::Find { answer, .. } => answer(Err(error)),
+            Self::Note { answer, .. } => answer.give(Err(error)),
         }
     }
 }

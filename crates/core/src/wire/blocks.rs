@@ -22,6 +22,12 @@ impl BlockSpans {
         self.0.iter().flatten().map(|span| u64::from(span.count)).sum()
     }
 
+    /// The ids, ascending, a list for each group.
+    pub fn ids(&self) -> Vec<Vec<BlockId>> {
+        let ids = |span: &BlockSpan| (span.first.0..).take(span.count as usize).map(BlockId);
+        self.0.iter().map(|spans| spans.iter().flat_map(ids).collect()).collect()
+    }
+
     /// Whether no id is named.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Vec::is_empty)

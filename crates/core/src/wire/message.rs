@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{BlockSpans, Hidden, Reader, WireError};
+use super::{BlockSpans, Hidden, LeaseName, Reader, WireError};
 use crate::layout::{LayoutDigest, MAX_NAME_BYTES};
 use crate::{CacheId, GrantId, Incarnation, Rights};
 use std::sync::Arc;
@@ -15,6 +15,10 @@ pub const MAX_TEXT_BYTES: usize = 512;
 pub const MAX_OFFER_BYTES: usize = 2_048;
 /// Transports that one engine may offer.
 pub const MAX_OFFERS: usize = 16;
+/// Characters of a note's name.
+pub const MAX_NOTE_NAME_BYTES: usize = 64;
+/// Bytes of a note.
+pub const MAX_NOTE_BYTES: usize = 262_144;
 /// Bytes of one message between the two sides of a link.
 pub const MAX_LINK_BYTES: usize = 32_768;
 
@@ -222,6 +226,14 @@ pub enum Message {
     /// The importer no longer uses the lease but cannot vouch that the blocks are quiet: no `Release`. The owner ends the
     /// lease and finds its own proof.
     Forsake { grant: GrantId },
+    /// Asks for the lease of that name; `holders` is how many peers will claim it, where the owner does not know.
+    Find { request: u32, name: LeaseName, holders: u32 },
+    /// The lease of the name asked for: to be claimed with the name's secret.
+    Located { request: u32, cache: CacheId, grant: GrantId },
+    /// Asks for a note of the receiver.
+    ReadNote { request: u32, name: String },
+    /// The note.
+    Note { request: u32, bytes: Bytes },
 }
 
 impl Message {
@@ -254,10 +266,14 @@ impl Message {
             Self::Goodbye(..) => 31,
             Self::Forsake { .. } => 32,
             Self::LinkSay { .. } => 33,
+            Self::Find { .. } => 34,
+            Self::Located { .. } => 35,
+            Self::ReadNote { .. } => 36,
+            Self::Note { .. } => 37,
         }
     }
 
-    /// Bytes that the message's frame takes, or a little more. Only two kinds grow with what an engine holds; the rest
+    /// Bytes that the message's frame takes, or a little more. Only three kinds grow with what an engine holds; the rest
     /// stays below the smallest `control_frame_bytes` that limits allow.
     pub(crate) fn frame_bytes_max(&self) -> u64 {
         match self {
@@ -265,6 +281,7 @@ impl Message {
                 128 + info.blocks.0.iter().map(|spans| 4 + 8 * spans.len() as u64).sum::<u64>()
             }
             Self::Found { info, .. } => 128 + info.layout.len() as u64,
+            Self::Note { bytes, .. } => 128 + bytes.len() as u64,
             _ => 65_536,
         }
     }
@@ -329,8 +346,24 @@ impl Message {
                 out.put_u8(*kind);
                 out.put_slice(&key.0);
             }
+            Self::Find { request, name, holders } => {
+                out.put_u32_le(*request);
+                out.put_u64_le(name.key);
+                out.put_u128_le(name.secret);
+                out.put_u32_le(*holders);
+            }
+            Self::Located { request, cache, grant } => {
+                out.put_u32_le(*request);
+                out.put_u64_le(cache.to_bits());
+                out.put_u64_le(grant.to_bits());
+            }
+            Self::ReadNote { request, name } => {
+                out.put_u32_le(*request);
+                put_text(out, name, MAX_NOTE_NAME_BYTES);
+            }
+            Self::Note { request: number, bytes } => put_numbered(out, *number, bytes),
             Self::LinkReady { link } => out.put_u32_le(*link),
-            Self::LinkSay { link, bytes } => put_link_message(out, *link, bytes),
+            Self::LinkSay { link, bytes } => put_numbered(out, *link, bytes),
             Self::LinkFailed { link, text } => {
                 out.put_u32_le(*link);
                 put_text(out, text, MAX_TEXT_BYTES);
@@ -391,6 +424,20 @@ impl Message {
             },
             31 => Self::Goodbye(Why::from_byte(from.u8()?)?, reason(from)?),
             32 => Self::Forsake { grant: from.grant()? },
+            34 => Self::Find {
+                request: from.u32()?,
+                name: LeaseName { key: from.u64()?, secret: from.u128()? },
+                holders: from.u32()?,
+            },
+            35 => Self::Located { request: from.u32()?, cache: from.cache()?, grant: from.grant()? },
+            36 => Self::ReadNote {
+                request: from.u32()?,
+                name: from.text("note name", MAX_NOTE_NAME_BYTES)?.to_owned(),
+            },
+            37 => Self::Note {
+                request: from.u32()?,
+                bytes: Bytes::copy_from_slice(from.bytes("note", MAX_NOTE_BYTES)?),
+            },
             value => {
                 return Err(WireError::Unknown { what: "message kind", value: value.into() });
             }
@@ -402,8 +449,8 @@ fn reason(from: &mut Reader<'_>) -> Result<String, WireError> {
     Ok(from.text("reason", MAX_TEXT_BYTES)?.to_owned())
 }
 
-fn put_link_message(out: &mut BytesMut, link: u32, bytes: &Bytes) {
-    out.put_u32_le(link);
+fn put_numbered(out: &mut BytesMut, number: u32, bytes: &Bytes) {
+    out.put_u32_le(number);
     out.put_u32_le(bytes.len() as u32);
     out.put_slice(bytes);
 }

@@ -1,4 +1,4 @@
-//! The wire: frames and messages of the control session, lease tokens, and engine descriptors.
+//! The wire: frames and messages of the control session, lease tokens and names, and engine descriptors.
 //!
 //! Integers are little-endian; every length is checked against its cap and against the bytes at hand before anything
 //! is allocated; trailing bytes are refused; nothing here panics on foreign bytes. `docs/PROTOCOL.md` has the tables.
@@ -8,6 +8,7 @@ pub mod descriptor;
 pub mod frame;
 pub mod layout;
 pub mod message;
+pub mod name;
 mod reader;
 pub mod secret;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use descriptor::{Auth, Descriptor};
 pub use frame::{FrameDecoder, encode_frame};
 pub use layout::{decode_layout, encode_layout};
 pub use message::{Hello, HostIdentity, Message, Offer, PeerLimits};
+pub use name::LeaseName;
 pub use reader::{Reader, WireError};
 pub use secret::{Hidden, Secret};
 pub use token::Token;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use ropeway_core::machine::session::{Command, Event, MAX_OUTPUTS, Output, Session, SessionConfig, Side};
 use ropeway_core::wire::message::{CacheInfo, ClaimInfo, Why};
-use ropeway_core::wire::{FrameDecoder, Hidden, encode_frame};
+use ropeway_core::wire::{FrameDecoder, Hidden, LeaseName, encode_frame};
 use ropeway_core::{CacheId, GrantId, Incarnation, LayoutDigest, Limits, Message, Rights, Token};
 
 use super::Input;
@@ -102,7 +102,7 @@ fn cache_info(input: &mut Input<'_>) -> CacheInfo {
 
 fn command(input: &mut Input<'_>) -> Command {
     let request = input.number() as u32;
-    match input.below(14) {
+    match input.below(20) {
         0 => {
             let incarnation = Incarnation::new(1 + u64::from(input.below(2))).expect("not 0");
             let (cache, grant) = (cache(input), grant(input));
@@ -121,6 +121,10 @@ fn command(input: &mut Input<'_>) -> Command {
         12 => Command::Forsake { grant: grant(input) },
         11 => Command::LinkFailed { link: request, text: "x".repeat(600) },
         13 => Command::LinkSay { link: request, bytes: vec![7; 40_000 * usize::from(input.below(2))].into() },
+        14 => Command::Find { name: LeaseName { key: input.number(), secret: 1 }, holders: request },
+        15 => Command::Locate { request, result: Ok((cache(input), grant(input))) },
+        16 => Command::ReadNote { name: name(input) },
+        17 => Command::TellNote { request, result: Ok(vec![7; 300 * usize::from(input.below(2))].into()) },
         _ if input.byte() == 0 => Command::Goodbye { why: Why::Closed, text: String::new() },
         _ => Command::LinkReady { link: request },
     }
@@ -128,7 +132,7 @@ fn command(input: &mut Input<'_>) -> Command {
 
 fn message(input: &mut Input<'_>) -> Message {
     let request = input.number() as u32;
-    match input.below(21) {
+    match input.below(25) {
         0 => Message::Hello(hello()),
         1 => Message::HelloAck(input.below(3), hello()),
         2 => Message::Refuse(Why::Full, String::new()),
@@ -149,6 +153,10 @@ fn message(input: &mut Input<'_>) -> Message {
         18 => Message::Forsake { grant: grant(input) },
         17 => Message::LinkFailed { link: request, text: String::new() },
         19 => Message::LinkSay { link: request, bytes: vec![3; 16].into() },
+        20 => Message::Find { request, name: LeaseName { key: input.number(), secret: 1 }, holders: 1 },
+        21 => Message::Located { request, cache: cache(input), grant: grant(input) },
+        22 => Message::ReadNote { request, name: name(input) },
+        23 => Message::Note { request, bytes: vec![3; 16].into() },
         _ => Message::Goodbye(Why::Other, String::new()),
     }
 }

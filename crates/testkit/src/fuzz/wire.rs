@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ropeway_core::wire::message::{CacheInfo, ClaimInfo, Why};
 use ropeway_core::wire::{
-    Auth, BlockSpans, FrameDecoder, Hello, Hidden, HostIdentity, Offer, PeerLimits, encode_frame,
+    Auth, BlockSpans, FrameDecoder, Hello, Hidden, HostIdentity, LeaseName, Offer, PeerLimits, encode_frame,
 };
 use ropeway_core::{
     BlockId, BlockSpan, CacheId, Descriptor, GrantId, Incarnation, LayoutDigest, Message, Rights, Secret,
@@ -49,6 +49,9 @@ pub(super) fn frame(data: &[u8]) {
 
 pub(super) fn text(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(name) = text.parse::<LeaseName>() {
+        assert_eq!(name.to_string(), text, "a name has one text");
+    }
     if let Ok(token) = text.parse::<Token>() {
         assert_eq!(token.to_string(), text, "a token has one form");
     }
@@ -135,6 +138,10 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
         Message::LinkReady { link: 0 },
         Message::LinkFailed { link: 0, text: "no route".into() },
         Message::LinkSay { link: 0, bytes: vec![1, 2, 3].into() },
+        Message::Find { request: 3, name: LeaseName { key: 5, secret: 6 }, holders: 2 },
+        Message::Located { request: 3, cache: cache(), grant: grant() },
+        Message::ReadNote { request: 4, name: "ranks".into() },
+        Message::Note { request: 4, bytes: vec![1, 2, 3].into() },
         Message::Goodbye(Why::Closed, "bye".into()),
     ];
     let mut all = BytesMut::from(&[3_u8][..]);

@@ -57,8 +57,9 @@ impl World {
         let count = 1 + self.rng.below(3) as usize;
         let Some((tenant, blocks)) = self.allocate(life, count) else { return };
         let rights = if self.rng.chance(50) { Rights::Read } else { Rights::Write };
+        let holders = 1 + u32::from(self.rng.chance(20));
         let request = LeaseRequest {
-            expected_holders: 1 + u32::from(self.rng.chance(20)),
+            expected_holders: Some(holders),
             pending: self.rng.chance(25),
             ..LeaseRequest::new(
                 &self.limits,
@@ -67,7 +68,7 @@ impl World {
                 rights,
             )
         };
-        let (holders, pending) = (request.expected_holders, request.pending);
+        let pending = request.pending;
         if !pending && rights == Rights::Read {
             self.stamp(life, tenant, &blocks);
         }

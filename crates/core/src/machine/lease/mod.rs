@@ -2,7 +2,9 @@
 //! start a revocation, and blocks come back when each holder's accesses are proven over.
 
 mod arrivals;
+mod entry;
 mod holders;
+mod names;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -13,6 +15,7 @@ use std::time::Duration;
 pub use arrivals::Arrival;
 pub use table::LeaseTable;
 
+use crate::wire::LeaseName;
 use crate::wire::message::{ClaimInfo, Why};
 use crate::{BlockSet, CacheId, GrantId, Limits, PeerId, Rights};
 
@@ -25,8 +28,11 @@ pub struct LeaseRequest {
     pub blocks: Arc<BlockSet>,
     /// What holders may do.
     pub rights: Rights,
-    /// How many different peers will claim it; the lease is done when as many have released it.
-    pub expected_holders: u32,
+    /// How many different peers will claim it; the lease is done when as many have released it. `None` while nobody knows:
+    /// the first that asks for it by its name says so.
+    pub expected_holders: Option<u32>,
+    /// What it can be asked for by, besides its token; its secret is the token's as well.
+    pub name: Option<LeaseName>,
     /// Whether events must fire before the blocks are complete: claims wait for [`LeaseTable::ready`].
     pub pending: bool,
     /// How long a holder may go without a renewal; at least [`MIN_LEASE_TTL`](crate::limits::MIN_LEASE_TTL).
@@ -42,7 +48,8 @@ impl LeaseRequest {
             cache,
             blocks,
             rights,
-            expected_holders: 1,
+            expected_holders: Some(1),
+            name: None,
             pending: false,
             ttl: limits.lease_ttl(),
             first_contact_grace: limits.first_contact_grace(),

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::arrivals::Arrivals;
+use super::entry::{Holder, Lease, Phase};
 use super::holders::Holders;
+use super::names::{Found, Names};
 use super::{Action, Arrival, Claim, LeaseRequest, LeaseState, Outcome, Proof};
 use crate::limits::MIN_LEASE_TTL;
-use crate::wire::BlockSpans;
-use crate::wire::message::{ClaimInfo, Why};
-use crate::{BlockSet, CacheId, Error, ErrorKind, GrantId, Limits, Op, PeerId, Result, Rights, StatusKind};
+use crate::wire::LeaseName;
+use crate::wire::message::Why;
+use crate::{BlockSet, CacheId, Error, ErrorKind, GrantId, Limits, Op, PeerId, Result, StatusKind};
 
 /// The owner's leases. `now` is time since the engine's start and never goes back.
 ///
@@ -21,6 +23,7 @@ pub struct LeaseTable {
     slots: Vec<Slot>,
     vacant: VecDeque<u32>,
     peers: Holders,
+    pub(super) names: Names,
     timers: BTreeSet<(Duration, u32)>,
     actions: VecDeque<Action>,
     live: u32,
@@ -33,60 +36,6 @@ struct Slot {
     lease: Option<Box<Lease>>,
 }
 
-#[derive(Debug)]
-struct Lease {
-    cache: CacheId,
-    blocks: Arc<BlockSet>,
-    rights: Rights,
-    secret: u128,
-    expected: u32,
-    ttl: Duration,
-    grace: Duration,
-    /// The last grant, claim or release; the grace counts from here.
-    touched: Duration,
-    /// When its blocks were complete; a holder that claimed before is renewed by that.
-    opened: Duration,
-    phase: Phase,
-    holders: Vec<Holder>,
-    serving: u32,
-    arrivals: Arrivals,
-    armed: Option<Duration>,
-    quarantined: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    Pending,
-    Open,
-    Closing { since: Duration, outcome: Outcome, fatal: bool },
-}
-
-#[derive(Debug)]
-struct Holder {
-    peer: PeerId,
-    done: bool,
-}
-
-impl Lease {
-    fn active(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.holders.iter().filter(|holder| !holder.done).map(|holder| holder.peer)
-    }
-
-    fn is_active(&self, peer: PeerId) -> bool {
-        self.active().any(|active| active == peer)
-    }
-
-    fn info(&self, grant: GrantId) -> ClaimInfo {
-        ClaimInfo {
-            grant,
-            cache: self.cache,
-            rights: self.rights,
-            ttl_ms: u32::try_from(self.ttl.as_millis()).unwrap_or(u32::MAX),
-            blocks: Arc::new(BlockSpans::from(&*self.blocks)),
-        }
-    }
-}
-
 impl LeaseTable {
     /// An empty table; slots are made as they are needed, up to `limits.leases`.
     pub fn new(limits: &Limits) -> Self {
@@ -95,6 +44,7 @@ impl LeaseTable {
             slots: Vec::new(),
             vacant: VecDeque::new(),
             peers: Holders::default(),
+            names: Names::default(),
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
             live: 0,
@@ -102,11 +52,11 @@ impl LeaseTable {
         }
     }
 
-    /// Grants a lease. `secret` is drawn by the caller and goes into the token.
+    /// Grants a lease. `secret` is drawn by the caller and goes into the token; a named lease has its name's.
     ///
     /// # Errors
     /// [`ErrorKind::Full`] naming the limit; [`ErrorKind::ApiMisuse`] for an empty block set, no expected holder,
-    /// or a time to live below [`MIN_LEASE_TTL`].
+    /// a name that is taken, or a time to live below [`MIN_LEASE_TTL`].
     pub fn grant(&mut self, request: LeaseRequest, secret: u128, now: Duration) -> Result<GrantId> {
         let (blocks, limit) = (request.blocks.len(), u64::from(self.limits.blocks_per_lease));
         let refuse = |kind, text: String| Err(Error::new(kind, "lease", text));
@@ -116,12 +66,20 @@ impl LeaseTable {
                 format!("{blocks} blocks; the limit blocks_per_lease is {limit}"),
             );
         }
-        if blocks == 0 || request.expected_holders == 0 || request.expected_holders > self.limits.peers {
+        let unknown = request.expected_holders.is_none() && request.name.is_none();
+        let countable = request.expected_holders.is_none_or(|count| (1..=self.limits.peers).contains(&count));
+        if blocks == 0 || unknown || !countable {
             let text = format!(
-                "a lease needs blocks (got {blocks}) and 1 to {} expected holders (got {})",
+                "a lease needs blocks (got {blocks}) and 1 to {} expected holders (got {:?}), or a name",
                 self.limits.peers, request.expected_holders
             );
             return refuse(ErrorKind::ApiMisuse, text);
+        }
+        if let Some(name) = request.name.filter(|name| self.names.find(name.key) != Found::Nothing) {
+            return refuse(
+                ErrorKind::ApiMisuse,
+                format!("{name:?} was given to a lease before; draw another"),
+            );
         }
         if request.ttl < MIN_LEASE_TTL {
             let text = format!("a lease's ttl must be at least {MIN_LEASE_TTL:?} (got {:?})", request.ttl);
@@ -139,6 +97,7 @@ impl LeaseTable {
             rights: request.rights,
             secret,
             expected: request.expected_holders,
+            name: request.name.map(|name| name.key),
             ttl: request.ttl,
             grace: request.first_contact_grace,
             touched: now,
@@ -151,6 +110,9 @@ impl LeaseTable {
             quarantined: false,
         }));
         self.live += 1;
+        if let Some(name) = request.name {
+            self.names.insert(name.key, grant);
+        }
         if !request.pending {
             self.ready(grant, now);
         }
@@ -170,6 +132,32 @@ impl LeaseTable {
         }
         self.arm(grant);
         true
+    }
+
+    /// Finds a lease by its name, to be claimed. The first to ask says how many `holders` will come, where the owner does
+    /// not know.
+    ///
+    /// # Errors
+    /// [`Why::NotFound`] while there is none: it may come. [`Why::Stale`] when it has ended, [`Why::Denied`] for a wrong
+    /// secret, [`Why::Full`] for more holders than there may be peers.
+    pub fn find(&mut self, name: &LeaseName, holders: u32) -> Result<(CacheId, GrantId), Why> {
+        let grant = match self.names.find(name.key) {
+            Found::Live(grant) => grant,
+            Found::Past => return Err(Why::Stale),
+            Found::Nothing => return Err(Why::NotFound),
+        };
+        let lease = find(&mut self.slots, grant).ok_or(Why::Stale)?;
+        if !crate::wire::secret::same(lease.secret, name.secret) {
+            return Err(Why::Denied);
+        }
+        if matches!(lease.phase, Phase::Closing { .. }) {
+            return Err(Why::Stale);
+        }
+        if holders > self.limits.peers {
+            return Err(Why::Full);
+        }
+        lease.expected.get_or_insert(holders.max(1));
+        Ok((lease.cache, grant))
     }
 
     /// A peer shows a token's words and asks to hold the lease. Claiming again what it holds gives the same answer.
@@ -195,7 +183,7 @@ impl LeaseTable {
         self.peers.may_hold(peer, grant.slot, self.limits.grants_per_peer)?;
         match lease.holders.iter().position(|holder| holder.peer == peer) {
             Some(index) => lease.holders[index].done = false,
-            None if lease.holders.len() >= lease.expected as usize => return Err(Why::Full),
+            None if lease.has_all() => return Err(Why::Full),
             None => lease.holders.push(Holder { peer, done: false }),
         }
         self.peers.hold(peer, grant.slot, now);
@@ -469,7 +457,7 @@ impl LeaseTable {
         };
         holder.done = true;
         lease.touched = now;
-        let done = lease.holders.len() >= lease.expected as usize && lease.active().next().is_none();
+        let done = lease.has_all() && lease.active().next().is_none();
         self.peers.let_go(peer, grant.slot);
         if closing {
             self.try_free(grant);
@@ -504,7 +492,10 @@ impl LeaseTable {
         if lease.quarantined {
             self.withheld_blocks -= lease.blocks.len();
         }
-        let Lease { cache, blocks, quarantined, .. } = *lease;
+        let Lease { cache, blocks, quarantined, name, .. } = *lease;
+        if let Some(key) = name {
+            self.names.end(key, self.limits.leases as usize);
+        }
         self.actions.push_back(Action::Freed { grant, cache, blocks, outcome, quarantined });
     }
 

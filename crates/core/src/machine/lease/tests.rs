@@ -72,7 +72,7 @@ fn a_holder_may_write_until_its_word_or_its_death_however_the_lease_ends() {
 #[test]
 fn a_lease_is_done_when_as_many_holders_as_expected_have_released_it() {
     let mut table = LeaseTable::new(&Limits::default());
-    let two = LeaseRequest { expected_holders: 2, ..request(Rights::Read) };
+    let two = LeaseRequest { expected_holders: Some(2), ..request(Rights::Read) };
     let grant = table.grant(two, SECRET, secs(0)).unwrap();
     for slot in [1, 2] {
         table.claim(peer(slot), CACHE, grant, SECRET, secs(0)).unwrap();
@@ -237,7 +237,7 @@ fn a_fence_that_was_seen_before_it_was_closed_proves_nothing() {
 #[test]
 fn every_holder_must_be_proven() {
     let mut table = LeaseTable::new(&Limits::default());
-    let two = LeaseRequest { expected_holders: 2, ..request(Rights::Write) };
+    let two = LeaseRequest { expected_holders: Some(2), ..request(Rights::Write) };
     let grant = table.grant(two, SECRET, secs(0)).unwrap();
     for slot in [1, 2] {
         table.claim(peer(slot), CACHE, grant, SECRET, secs(0)).unwrap();
@@ -453,7 +453,7 @@ impl Model {
         match operation {
             Operation::Grant { write, expected, pending } => {
                 let rights = if write { Rights::Write } else { Rights::Read };
-                let request = LeaseRequest { expected_holders: expected, pending, ..request(rights) };
+                let request = LeaseRequest { expected_holders: Some(expected), pending, ..request(rights) };
                 if let Ok(grant) = self.table.grant(request, SECRET, now) {
                     prop_assert!(self.leases.iter().all(|(old, _)| *old != grant), "an id came twice");
                     self.leases.push((grant, Lent::default()));

@@ -15,7 +15,7 @@ use bytes::Bytes;
 pub use protocol::Session;
 
 use crate::wire::message::{CacheInfo, ClaimInfo, Hello, Message, Why};
-use crate::wire::{Hidden, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Token};
+use crate::wire::{Hidden, LeaseName, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Token};
 use crate::{CacheId, GrantId, Limits, Result};
 
 /// Requests of one side that may wait for an answer at a time.
@@ -70,6 +70,14 @@ pub enum Event {
     LookupAsked { request: u32, name: String, known: Option<CacheId> },
     /// Our lookup was answered.
     LookupAnswered { request: u32, name: String, result: Result<CacheInfo, Refusal> },
+    /// `Find`: the peer asks for a lease by its name; answer with [`Command::Locate`].
+    FindAsked { request: u32, name: LeaseName, holders: u32 },
+    /// Our search was answered.
+    Located { request: u32, result: Result<(CacheId, GrantId), Refusal> },
+    /// `ReadNote`: the peer asks for a note; answer with [`Command::TellNote`].
+    NoteAsked { request: u32, name: String },
+    /// Our question for a note was answered.
+    NoteAnswered { request: u32, result: Result<Bytes, Refusal> },
     /// `CacheChanged`: a cache that we have looked up was published anew or withdrawn.
     CacheChanged { cache: CacheId, version: u64, live: bool, name: String },
     /// `Notify`: a sequence of a lease of ours arrived or failed.
@@ -119,6 +127,14 @@ pub enum Command {
     Lookup { name: String, known: Option<CacheId> },
     /// Answer a lookup.
     Answer { request: u32, result: Result<CacheInfo, Why> },
+    /// Ask for a lease by its name.
+    Find { name: LeaseName, holders: u32 },
+    /// Answer a search.
+    Locate { request: u32, result: Result<(CacheId, GrantId), Why> },
+    /// Ask for a note by its name.
+    ReadNote { name: String },
+    /// Answer a question for a note.
+    TellNote { request: u32, result: Result<Bytes, Why> },
     /// A cache of ours was published anew or withdrawn: said only if the peer has looked it up.
     Changed { cache: CacheId, version: u64, live: bool, name: String },
     /// Tell a lease's owner that a sequence arrived or failed.

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use super::heartbeats::Heartbeats;
 use super::{Command, Event, MAX_OUTPUTS, MAX_REQUESTS, MAX_WATCHED, Output, Refusal, SessionConfig, Side};
+use bytes::Bytes;
+
 use crate::layout::MAX_NAME_BYTES;
 use crate::wire::message::{
-    CacheInfo, ClaimInfo, Hello, MAX_LINK_BYTES, MAX_OFFER_BYTES, MAX_OFFERS, Message, Why,
+    CacheInfo, ClaimInfo, Hello, MAX_LINK_BYTES, MAX_NOTE_NAME_BYTES, MAX_OFFER_BYTES, MAX_OFFERS, Message,
+    Why,
 };
 use crate::wire::{Hidden, Token};
 use crate::{CacheId, Error, ErrorKind, GrantId, Incarnation, Result};
@@ -24,9 +27,8 @@ pub struct Session {
     outputs: VecDeque<Output>,
     next_request: u32,
     asked: BTreeMap<u32, Asked>,
-    /// Requests of the peer that wait for us: claims with their lease, lookups with the name.
-    claims: BTreeMap<u32, GrantId>,
-    lookups: BTreeMap<u32, String>,
+    /// Requests of the peer that wait for us.
+    served: BTreeMap<u32, Served>,
     watched: BTreeSet<String>,
     next_link: u32,
     beats: Heartbeats,
@@ -43,6 +45,17 @@ enum Phase {
 enum Asked {
     Claim(GrantId),
     Lookup(String),
+    Find,
+    Note,
+}
+
+/// What the peer asked, and we have not answered.
+#[derive(Debug)]
+enum Served {
+    Claim(GrantId),
+    Lookup(String),
+    Find,
+    Note(String),
 }
 
 impl Session {
@@ -65,8 +78,7 @@ impl Session {
             outputs: VecDeque::new(),
             next_request: 0,
             asked: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            lookups: BTreeMap::new(),
+            served: BTreeMap::new(),
             watched: BTreeSet::new(),
             next_link: match config.side {
                 Side::Client => 0,
@@ -141,6 +153,14 @@ impl Session {
             }
             Command::Decide { grant, result } => self.decide(grant, &result),
             Command::Answer { request, result } => self.answer(request, result),
+            Command::Find { name, holders } => {
+                let request = self.number(Asked::Find)?;
+                self.send(Message::Find { request, name, holders });
+                return Ok(request);
+            }
+            Command::Locate { request, result } => self.locate(request, result),
+            Command::ReadNote { name } => return self.read_note(name),
+            Command::TellNote { request, result } => self.tell_note(request, result),
             Command::Changed { cache, version, live, name } if self.watched.contains(&name) => {
                 self.send(Message::CacheChanged { cache, version, live, name });
             }
@@ -271,17 +291,33 @@ impl Session {
                 self.close(Why::Protocol, "a handshake message after the handshake".into(), true);
             }
             Message::Claim { request, cache, grant, secret } => {
-                if self.accept(request) {
-                    self.claims.insert(request, grant);
+                if self.accept(request, Served::Claim(grant)) {
                     self.event(Event::ClaimAsked { request, cache, grant, secret });
                 }
             }
             Message::Lookup { request, name, known } => {
-                if self.accept(request) {
-                    self.lookups.insert(request, name.clone());
+                if self.accept(request, Served::Lookup(name.clone())) {
                     self.event(Event::LookupAsked { request, name, known });
                 }
             }
+            Message::Find { request, name, holders } => {
+                if self.accept(request, Served::Find) {
+                    self.event(Event::FindAsked { request, name, holders });
+                }
+            }
+            Message::ReadNote { request, name } => {
+                if self.accept(request, Served::Note(name.clone())) {
+                    self.event(Event::NoteAsked { request, name });
+                }
+            }
+            Message::Located { request, cache, grant } => match self.asked.remove(&request) {
+                Some(Asked::Find) => self.event(Event::Located { request, result: Ok((cache, grant)) }),
+                _ => self.unasked(request),
+            },
+            Message::Note { request, bytes } => match self.asked.remove(&request) {
+                Some(Asked::Note) => self.event(Event::NoteAnswered { request, result: Ok(bytes) }),
+                _ => self.unasked(request),
+            },
             Message::Claimed { request, info } => self.claimed(request, info),
             Message::Found { request, info } => match self.asked.remove(&request) {
                 Some(Asked::Lookup(name)) => {
@@ -337,6 +373,17 @@ impl Session {
         Ok(request)
     }
 
+    fn read_note(&mut self, name: String) -> Result<u32> {
+        if name.len() > MAX_NOTE_NAME_BYTES {
+            let text =
+                format!("a note's name of {} bytes; at most {MAX_NOTE_NAME_BYTES} are allowed", name.len());
+            return Err(Error::new(ErrorKind::ApiMisuse, "note", text));
+        }
+        let request = self.number(Asked::Note)?;
+        self.send(Message::ReadNote { request, name });
+        Ok(request)
+    }
+
     fn number(&mut self, asked: Asked) -> Result<u32> {
         if self.asked.len() >= MAX_REQUESTS {
             return Err(full(format!(
@@ -354,23 +401,24 @@ impl Session {
     }
 
     /// Whether a request of the peer is taken up; refuses it past the limit, ends the session when its number is in use.
-    fn accept(&mut self, request: u32) -> bool {
-        if self.claims.contains_key(&request) || self.lookups.contains_key(&request) {
+    fn accept(&mut self, request: u32, asked: Served) -> bool {
+        if self.served.contains_key(&request) {
             self.close(Why::Protocol, format!("request {request} was asked twice"), true);
             return false;
         }
-        if self.claims.len() + self.lookups.len() >= MAX_REQUESTS {
+        if self.served.len() >= MAX_REQUESTS {
             self.send(Message::Refused { request, why: Why::Full, text: "limit MAX_REQUESTS".into() });
             return false;
         }
+        self.served.insert(request, asked);
         true
     }
 
     fn decide(&mut self, grant: GrantId, result: &Result<ClaimInfo, Why>) {
-        let waiting: Vec<u32> =
-            self.claims.iter().filter(|(_, asked)| **asked == grant).map(|(request, _)| *request).collect();
-        for request in waiting {
-            self.claims.remove(&request);
+        let on_grant = |asked: &Served| matches!(asked, Served::Claim(claimed) if *claimed == grant);
+        let waiting = self.served.iter().filter(|(_, asked)| on_grant(asked)).map(|(request, _)| *request);
+        for request in waiting.collect::<Vec<_>>() {
+            self.served.remove(&request);
             let text = format!("lease {grant}");
             match result {
                 Ok(info) if !self.answer_fits(request, Message::Claimed { request, info: info.clone() }) => {
@@ -384,7 +432,7 @@ impl Session {
     }
 
     fn answer(&mut self, request: u32, result: Result<CacheInfo, Why>) {
-        let Some(name) = self.lookups.remove(&request) else { return };
+        let Some(Served::Lookup(name)) = self.served.remove(&request) else { return };
         match result {
             Ok(info) => {
                 if self.answer_fits(request, Message::Found { request, info })
@@ -394,6 +442,22 @@ impl Session {
                 }
             }
             Err(why) => self.send(Message::Refused { request, why, text: format!("cache {name:?}") }),
+        }
+    }
+
+    fn locate(&mut self, request: u32, result: Result<(CacheId, GrantId), Why>) {
+        let Some(Served::Find) = self.served.remove(&request) else { return };
+        self.send(match result {
+            Ok((cache, grant)) => Message::Located { request, cache, grant },
+            Err(why) => Message::Refused { request, why, text: "lease of that name".into() },
+        });
+    }
+
+    fn tell_note(&mut self, request: u32, result: Result<Bytes, Why>) {
+        let Some(Served::Note(name)) = self.served.remove(&request) else { return };
+        match result {
+            Ok(bytes) => drop(self.answer_fits(request, Message::Note { request, bytes })),
+            Err(why) => self.send(Message::Refused { request, why, text: format!("note {name:?}") }),
         }
     }
 
@@ -431,6 +495,8 @@ impl Session {
             Some(Asked::Lookup(name)) => {
                 self.event(Event::LookupAnswered { request, name, result: Err(refusal) });
             }
+            Some(Asked::Find) => self.event(Event::Located { request, result: Err(refusal) }),
+            Some(Asked::Note) => self.event(Event::NoteAnswered { request, result: Err(refusal) }),
             None => self.unasked(request),
         }
     }
@@ -473,8 +539,7 @@ impl Session {
         }
         self.phase = Phase::Closed;
         self.asked.clear();
-        self.claims.clear();
-        self.lookups.clear();
+        self.served.clear();
         self.watched.clear();
         self.event(Event::Closed { why, text, by_peer });
     }

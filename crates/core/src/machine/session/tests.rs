@@ -186,6 +186,39 @@ fn claims_are_answered_by_number_now_or_later() {
 }
 
 #[test]
+fn searches_and_notes_are_answered_by_number_once() {
+    let mut pair = Pair::established();
+    let name = crate::wire::LeaseName { key: 1, secret: 2 };
+    let asked = pair.call(0, Command::Find { name, holders: 3 });
+    let [Event::FindAsked { request, name: heard, holders: 3 }] = pair.take(1)[..] else {
+        panic!("no search")
+    };
+    assert_eq!(heard, name);
+    let place = (CacheId { slot: 0, generation: 1 }, grant(5));
+    pair.call(1, Command::Locate { request, result: Ok(place) });
+    pair.call(1, Command::Locate { request, result: Err(Why::Stale) });
+    assert_eq!(pair.take(0), [Event::Located { request: asked, result: Ok(place) }]);
+    let asked = pair.call(0, Command::ReadNote { name: "ranks".into() });
+    let [Event::NoteAsked { request, .. }] = pair.take(1)[..] else { panic!("no question") };
+    pair.call(1, Command::TellNote { request, result: Err(Why::NotFound) });
+    let events = pair.take(0);
+    assert!(
+        matches!(&events[..], [Event::NoteAnswered { request, result: Err(no) }]
+            if *request == asked && no.why == Why::NotFound),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn a_place_that_answers_another_question_ends_the_session() {
+    let mut pair = Pair::established();
+    let request = pair.call(0, Command::ReadNote { name: "ranks".into() });
+    let cache = CacheId { slot: 0, generation: 1 };
+    pair.sessions[0].handle(Message::Located { request, cache, grant: grant(5) }, secs(1));
+    assert!(pair.sessions[0].is_closed());
+}
+
+#[test]
 fn a_token_of_another_life_is_refused_without_a_frame() {
     let mut pair = Pair::established();
     let refused = pair.sessions[0].call(Command::Claim { token: token(7, 5) }).unwrap_err();
