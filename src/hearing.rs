@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use ropeway_core::machine::directory::Change;
 use ropeway_core::machine::session::{Command, Event};
 use ropeway_core::plan::RouteMap;
-use ropeway_core::wire::message::{CacheInfo, Hello, HostIdentity, Offer, PeerLimits, Why};
+use ropeway_core::wire::hello::{Hello, HostIdentity, Offer, PeerLimits};
+use ropeway_core::wire::message::{CacheInfo, Why};
 use ropeway_core::wire::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, decode_layout};
 use ropeway_core::{CacheId, Error, ErrorKind, GrantId, Incarnation, RegionId, Result};
 use ropeway_transport::{Link, TransportKind};
@@ -43,26 +44,6 @@ impl Shared {
             Event::Confirmed { sent } => {
                 self.with_grants(|grants, _| grants.table.renewed_at(peer.id(), sent));
             }
-            Event::FindAsked { request, name, holders } => self.find_asked(peer, request, &name, holders),
-            Event::Located { request, result } => {
-                if let Some(Waiting::Find { answer, .. }) = peer.session.take_waiting(request) {
-                    answer(result.map_err(|no| not_located(no.why, &no.text)));
-                }
-            }
-            Event::NoteAsked { request, name } => self.note_asked(peer, request, &name),
-            Event::NoteAnswered { request, result } => {
-                if let Some(Waiting::Note { answer, .. }) = peer.session.take_waiting(request) {
-                    answer.give(result.map_err(|no| not_noted(no.why, &no.text)));
-                }
-            }
-            Event::LookupAsked { request, name, known } => self.lookup_asked(peer, request, &name, known),
-            Event::LookupAnswered { request, result, .. } => {
-                if let Some(Waiting::Lookup { answer, .. }) = peer.session.take_waiting(request) {
-                    answer(
-                        result.map_err(|no| Error::new(no.why.kind(), "route", refused(no.why, &no.text))),
-                    );
-                }
-            }
             Event::Notified { grant, sequence, failed } => {
                 if let Err(why) = self.notified(peer.id(), grant, sequence, failed) {
                     let _ = peer.session.say(self, peer, Command::RefuseNotify { grant, sequence, why });
@@ -94,9 +75,36 @@ impl Shared {
                     tracing::info!(peer = %peer.id(), ?change, "a cache has changed; its routes are of the past");
                 }
             }
-            other => tracing::debug!(?other, "session event"),
+            other => self.hear_question(peer, other),
         }
         self.refresh_holding(peer);
+    }
+
+    /// What one side asks and the other answers.
+    fn hear_question(self: &Arc<Self>, peer: &Arc<PeerInner>, event: Event) {
+        match event {
+            Event::FindAsked { request, name, holders } => self.find_asked(peer, request, &name, holders),
+            Event::Located { request, result } => {
+                if let Some(Waiting::Find { answer, .. }) = peer.session.take_waiting(request) {
+                    answer(result.map_err(|no| not_located(no.why, &no.text)));
+                }
+            }
+            Event::NoteAsked { request, name } => self.note_asked(peer, request, &name),
+            Event::NoteAnswered { request, result } => {
+                if let Some(Waiting::Note { answer, .. }) = peer.session.take_waiting(request) {
+                    answer.give(result.map_err(|no| not_noted(no.why, &no.text)));
+                }
+            }
+            Event::LookupAsked { request, name, known } => self.lookup_asked(peer, request, &name, known),
+            Event::LookupAnswered { request, result, .. } => {
+                if let Some(Waiting::Lookup { answer, .. }) = peer.session.take_waiting(request) {
+                    answer(
+                        result.map_err(|no| Error::new(no.why.kind(), "route", refused(no.why, &no.text))),
+                    );
+                }
+            }
+            other => tracing::debug!(?other, "session event"),
+        }
     }
 
     /// Heartbeats run while something is held, and only then.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use ropeway_core::machine::session::{Command, Event, Output, Session as Machine, SessionConfig, Side};
-use ropeway_core::wire::message::{CacheInfo, Hello, Why};
+use ropeway_core::wire::hello::Hello;
+use ropeway_core::wire::message::{CacheInfo, Why};
 use ropeway_core::wire::{FrameDecoder, Hidden, encode_frame};
 use ropeway_core::{CacheId, Error, ErrorKind, GrantId, Incarnation, PeerId, Result};
 use ropeway_transport::{Inbox, TransportKind};

@@ -6,6 +6,7 @@
 pub mod blocks;
 pub mod descriptor;
 pub mod frame;
+pub mod hello;
 pub mod layout;
 pub mod message;
 pub mod name;
@@ -19,8 +20,9 @@ pub mod token;
 pub use blocks::BlockSpans;
 pub use descriptor::{Auth, Descriptor};
 pub use frame::{FrameDecoder, encode_frame};
+pub use hello::{Hello, HostIdentity, Offer, PeerLimits};
 pub use layout::{decode_layout, encode_layout};
-pub use message::{Hello, HostIdentity, Message, Offer, PeerLimits};
+pub use message::Message;
 pub use name::LeaseName;
 pub use reader::{Reader, WireError};
 pub use secret::{Hidden, Secret};

@@ -102,6 +102,23 @@ fn hello() -> impl Strategy<Value = Hello> {
         })
 }
 
+fn search() -> impl Strategy<Value = Message> {
+    let request = any::<u32>;
+    prop_oneof![
+        (request(), any::<u64>(), any::<u128>(), request()).prop_map(|(request, key, secret, holders)| {
+            Message::Find { request, name: LeaseName { key, secret }, holders }
+        }),
+        (request(), cache(), grant()).prop_map(|(request, cache, grant)| Message::Located {
+            request,
+            cache,
+            grant
+        }),
+        (request(), "\\PC{0,10}").prop_map(|(request, name)| Message::ReadNote { request, name }),
+        (request(), prop::collection::vec(any::<u8>(), 0..300))
+            .prop_map(|(request, bytes)| Message::Note { request, bytes: bytes.into() }),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let request = any::<u32>;
     let rights = || prop::sample::select(vec![Rights::Read, Rights::Write]);
@@ -164,17 +181,7 @@ fn message() -> impl Strategy<Value = Message> {
         (request(), prop::collection::vec(any::<u8>(), 0..300))
             .prop_map(|(link, bytes)| Message::LinkSay { link, bytes: bytes.into() }),
         (why(), "\\PC{0,40}").prop_map(|(why, text)| Message::Goodbye(why, text)),
-        (request(), any::<u64>(), any::<u128>(), request()).prop_map(|(request, key, secret, holders)| {
-            Message::Find { request, name: LeaseName { key, secret }, holders }
-        }),
-        (request(), cache(), grant()).prop_map(|(request, cache, grant)| Message::Located {
-            request,
-            cache,
-            grant
-        }),
-        (request(), "\\PC{0,10}").prop_map(|(request, name)| Message::ReadNote { request, name }),
-        (request(), prop::collection::vec(any::<u8>(), 0..300))
-            .prop_map(|(request, bytes)| Message::Note { request, bytes: bytes.into() }),
+        search(),
     ]
 }
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 pub use protocol::Session;
 
-use crate::wire::message::{CacheInfo, ClaimInfo, Hello, Message, Why};
+use crate::wire::hello::Hello;
+use crate::wire::message::{CacheInfo, ClaimInfo, Message, Why};
 use crate::wire::{Hidden, LeaseName, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Token};
 use crate::{CacheId, GrantId, Limits, Result};
 

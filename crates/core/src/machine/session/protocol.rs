@@ -8,10 +8,8 @@ use super::{Command, Event, MAX_OUTPUTS, MAX_REQUESTS, MAX_WATCHED, Output, Refu
 use bytes::Bytes;
 
 use crate::layout::MAX_NAME_BYTES;
-use crate::wire::message::{
-    CacheInfo, ClaimInfo, Hello, MAX_LINK_BYTES, MAX_NOTE_NAME_BYTES, MAX_OFFER_BYTES, MAX_OFFERS, Message,
-    Why,
-};
+use crate::wire::hello::{Hello, MAX_OFFER_BYTES, MAX_OFFERS};
+use crate::wire::message::{CacheInfo, ClaimInfo, MAX_LINK_BYTES, MAX_NOTE_NAME_BYTES, Message, Why};
 use crate::wire::{Hidden, Token};
 use crate::{CacheId, Error, ErrorKind, GrantId, Incarnation, Result};
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::message::{HostIdentity, PeerLimits};
+use crate::wire::hello::{HostIdentity, PeerLimits};
 use crate::wire::{FrameDecoder, Hidden, encode_frame};
 use crate::{ErrorKind, Incarnation, Rights};
 use bytes::BytesMut;
