@@ -8,6 +8,9 @@ use crate::{Error, ErrorKind, Result};
 /// tenth of a second is nothing unusual on a busy machine.
 pub const MIN_LEASE_TTL: Duration = Duration::from_millis(100);
 
+/// The most leases that any engine can be given ([`Limits::with_leases`]): what a peer's can be counted against.
+pub const LEASES_MAX: u32 = 1 << 20;
+
 /// The engine's limits. The defaults suit one engine per NPU with up to 64 peers; the memory that they fix is stated in
 /// `docs/OPERATIONS.md`.
 ///
@@ -153,7 +156,7 @@ impl Limits {
             ("regions", self.regions.into(), 1, 65_535),
             ("caches", self.caches.into(), 1, 65_535),
             ("parts_per_cache", self.parts_per_cache.into(), 1, 65_535),
-            ("leases", self.leases.into(), 1, 1 << 20),
+            ("leases", self.leases.into(), 1, LEASES_MAX.into()),
             ("blocks_per_lease", self.blocks_per_lease.into(), 1, 1 << 20),
             ("grants_per_peer", self.grants_per_peer.into(), 1, 1 << 20),
             ("transfers", self.transfers.into(), 1, 1 << 20),

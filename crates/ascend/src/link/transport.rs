@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
+use ropeway_core::limits::LEASES_MAX;
 use ropeway_core::{Error, ErrorKind, Limits, RegionId, Result};
 use ropeway_transport::memory::fork::Origin;
 use ropeway_transport::{Capabilities, Janitor, Link, LinkConfig, Memory, Role, Transport};
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     pub(super) poster: Arc<Poster>,
     pub(super) timing: Timing,
     pub(super) transfers_max: usize,
+    /// Of the peer's leases, whose number is its own affair.
     pub(super) fenced_max: usize,
     pub(super) origin: Origin,
     links: AtomicU32,
@@ -69,7 +71,7 @@ impl DeviceTransport {
             poster: Poster::new(enter),
             timing,
             transfers_max: limits.transfers_per_peer() as usize,
-            fenced_max: limits.leases() as usize,
+            fenced_max: LEASES_MAX as usize,
             origin: janitor.origin(),
             links: AtomicU32::new(0),
             cores: Mutex::default(),

@@ -142,3 +142,14 @@ fn a_read_whose_owner_falls_silent_ends_in_its_time_and_shows_nothing() {
     let sent = Order::new(Op::Read, grant(1), List::pieces(4096, 4096), &ours, region(1)).post(&*near.link);
     assert!(sent.status().is_completed());
 }
+
+#[test]
+fn a_peer_with_more_leases_than_this_engine_may_have_fences_them_all() {
+    let (near, far) = pair();
+    // The rig's engines may have 64.
+    for slot in 0..200 {
+        assert_eq!(far.link.fence(grant(slot)), Fenced::Pending);
+        far.sink.await_told(&Told::Fenced(grant(slot)));
+    }
+    assert_eq!(near.sink.told(), []);
+}
