@@ -117,8 +117,12 @@ impl Shared {
         let link = peer.session.open_link(self, peer, (kind, &inbox), key, ready)?;
         match answer.recv_deadline(until) {
             Ok(Ok(())) => {}
-            Ok(Err(text)) => return Err(Error::new(ErrorKind::Unsupported, "connect", text)),
+            Ok(Err(text)) => {
+                peer.close_inbox(link);
+                return Err(Error::new(ErrorKind::Unsupported, "connect", text));
+            }
             Err(_) => {
+                peer.close_inbox(link);
                 let text = "the peer did not answer in time";
                 let _ = peer.session.say(self, peer, Command::LinkFailed { link, text: text.into() });
                 return Err(Error::new(ErrorKind::TimedOut, "connect", text));

@@ -121,7 +121,8 @@ impl LinkCore {
 
     fn bring_in(&self, offered: &Offered) {
         let Offered { region, len, description } = offered;
-        let imported = match self.mover().as_mut() {
+        // A link that ends has said, or is about to say, that it has let go of everything.
+        let imported = match self.mover().as_mut().filter(|_| self.stage() == Stage::Open) {
             Some(mover) => mover.import(*region, *len, description),
             None => Err(closed("import")),
         };
@@ -400,7 +401,8 @@ impl LinkCore {
             let mut tables = self.tables();
             if let Some(ours) = tables.ours.get_mut(&region) {
                 ours.adopted = false;
-                if !ours.exported {
+                // A withdrawal that came meanwhile waits to be told of its end.
+                if !ours.exported && !ours.withdrawing {
                     tables.ours.remove(&region);
                 }
             }

@@ -181,12 +181,12 @@ unsafe impl Mover for CMover {
 
     fn deregister(&mut self, region: RegionId) -> Result<()> {
         let Some(ours) = self.regions.remove(&region) else { return Ok(()) };
-        self.shared.registry().remove(ours.key, &*self.shared)?;
+        let removed = self.shared.registry().remove(ours.key, &*self.shared);
         if self.client.is_some() {
-            // The client holds it to its end; the server may have let go.
+            // The client holds it to its end, whatever the server has done.
             self.held.push(ours.memory);
         }
-        Ok(())
+        removed
     }
 
     fn import(&mut self, region: RegionId, len: u64, description: &[u8]) -> Result<Imported> {

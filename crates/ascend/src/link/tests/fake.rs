@@ -61,6 +61,8 @@ struct State {
     /// Deregistered by the movers, kept by the library until none is connected.
     kept: Vec<Arc<Memory>>,
     connections: usize,
+    /// Run inside of the next registration.
+    registering: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A request that the hardware has.
@@ -113,6 +115,7 @@ impl Hardware {
             registered: HashMap::new(),
             kept: Vec::new(),
             connections: 0,
+            registering: None,
         };
         Self(Arc::new(Inner { state: Mutex::new(state), changed: Condvar::new() }))
     }
@@ -161,6 +164,11 @@ impl Hardware {
 
     pub(super) fn lie_in_probes(&self) {
         self.lock().probe_lies = true;
+    }
+
+    /// Runs `call` inside of the next registration.
+    pub(super) fn while_registering(&self, call: impl FnOnce() + Send + 'static) {
+        self.lock().registering = Some(Box::new(call));
     }
 
     pub(super) fn kill_peer(&self) {
@@ -289,6 +297,10 @@ struct FakeMover {
 // SAFETY: `Done`, `Over`, `Busy` and a proven teardown are said of requests that have landed or were never taken.
 unsafe impl Mover for FakeMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
+        let meanwhile = self.hardware.lock().registering.take();
+        if let Some(call) = meanwhile {
+            call();
+        }
         let mut state = self.hardware.lock();
         state.call(Call::Register(region));
         // The same memory is one registration, whatever regions it is.

@@ -76,6 +76,19 @@ fn a_region_that_is_withdrawn_while_it_is_lent_is_not_lent() {
 }
 
 #[test]
+fn a_region_that_is_withdrawn_while_its_registration_fails_is_told_to_be_gone() {
+    // The probe memory is all that there is room for.
+    let (near, _far) = pair_with(|limits| limits.regions = Some(1));
+    let (sender, answer) = std::sync::mpsc::channel();
+    let link = std::sync::Arc::clone(&near.link);
+    near.hardware.while_registering(move || sender.send(link.withdraw(region(1))).unwrap());
+    assert_eq!(near.link.adopt(region(1), &memory(4096, 9), soon()).unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(answer.recv().unwrap(), Fenced::Pending);
+    near.sink.await_told(&Told::Withdrawn(region(1)));
+    assert_eq!(near.link.withdraw(region(1)), Fenced::Now);
+}
+
+#[test]
 fn a_local_region_is_registered_once_and_let_go_of() {
     let (near, far) = pair();
     let ours = memory(4096, 9);
