@@ -578,3 +578,6 @@ fn garbage(error: ropeway_core::wire::WireError) -> Error {
 fn upgrade(shared: &Weak<Shared>) -> Result<Arc<Shared>> {
     shared.upgrade().ok_or_else(|| Error::new(ErrorKind::Closed, "session", "the engine is closed"))
 }
+
+#[cfg(test)]
+mod tests;
