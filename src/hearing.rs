@@ -198,7 +198,9 @@ impl Shared {
         let parts = options.parts.as_core(&names);
         let map = RouteMap::new(cache.layout(), &remote, &options.slices, parts, &self.limits)?;
         let link = self.choose_link(&peer.0.inner, cache, map.remote_regions(), options.transport, until)?;
+        let ours: Vec<_> = cache.0.regions.iter().map(|region| region.id).collect();
         Ok(Route(Arc::new(RouteInner {
+            staged: link.stages(&ours, map.remote_regions()),
             peer: Arc::clone(&peer.0.inner),
             _handle: peer.clone(),
             link,

@@ -82,6 +82,7 @@ pub(crate) struct RouteInner {
     /// Keeps the connection.
     pub(crate) _handle: Peer,
     pub(crate) link: Arc<dyn Link>,
+    pub(crate) staged: bool,
     pub(crate) map: RouteMap,
     pub(crate) cache: Arc<CacheInner>,
     pub(crate) remote_cache: CacheId,
@@ -93,6 +94,18 @@ impl Route {
     /// The way that its transfers take.
     pub fn transport(&self) -> TransportKind {
         self.0.link.kind()
+    }
+
+    /// Whether bytes rest in buffers on their way, since the transport does not reach the memory of one end by itself: host memory
+    /// over a link between devices, a device's memory over tcp.
+    pub fn is_staged(&self) -> bool {
+        self.0.staged
+    }
+
+    /// The way in words, for logs: `hixl`, or `hixl, staged`.
+    pub fn explanation(&self) -> String {
+        let staged = if self.is_staged() { ", staged" } else { "" };
+        format!("{}{staged}", self.transport())
     }
 
     /// Plans a read: the peer's blocks `remote_ids` into ours, `local_ids`, one list per group. The lists name as many
@@ -212,7 +225,7 @@ impl fmt::Debug for Route {
         f.debug_struct("Route")
             .field("peer", &self.0.peer.id())
             .field("cache", &self.0.cache.layout.name())
-            .field("transport", &self.transport())
+            .field("way", &self.explanation())
             .finish()
     }
 }

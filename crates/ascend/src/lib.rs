@@ -17,6 +17,8 @@ pub mod link;
 pub mod node;
 pub mod npu;
 pub mod pinned;
+mod slots;
+mod stage;
 pub mod staging;
 pub mod stream;
 

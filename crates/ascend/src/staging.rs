@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ropeway_core::{Error, ErrorKind, Quiet, Result};
+use ropeway_core::{Error, ErrorKind, Op, Quiet, Result};
 use ropeway_transport::copy::{self, Routine};
 use ropeway_transport::{Janitor, Memory};
 
@@ -78,7 +78,7 @@ impl Staging {
     ) -> Result<()> {
         self.check()?;
         // SAFETY: passed on.
-        let outcome = unsafe { self.up(on, host, base, pieces, timeout) };
+        let outcome = unsafe { self.pass(on, Op::Write, host, base, pieces, timeout) };
         self.settle(on, host, outcome, timeout)
     }
 
@@ -106,46 +106,15 @@ impl Staging {
             ));
         }
         // SAFETY: passed on.
-        let outcome = unsafe { self.down(on, host, base, pieces, timeout) };
+        let outcome = unsafe { self.pass(on, Op::Read, host, base, pieces, timeout) };
         self.settle(on, host, outcome, timeout)
     }
 
-    unsafe fn up(
+    /// Puts all pieces on the streams: a `Write` to the device, a `Read` to the buffers, out of which [`Stage::land`] takes them.
+    unsafe fn pass(
         &mut self,
         on: &Bound<'_>,
-        host: &Memory,
-        base: u64,
-        pieces: impl IntoIterator<Item = Piece>,
-        timeout: Duration,
-    ) -> Result<()> {
-        let room = self.bytes;
-        let mut at = 0;
-        let mut fill = 0;
-        for piece in pieces {
-            let mut rest = piece;
-            while rest.len > 0 {
-                if fill == room {
-                    (at, fill) = (1 - at, 0);
-                }
-                if fill == 0 {
-                    self.stages[at].land(on, host, timeout)?;
-                }
-                let part = rest.take(room - fill);
-                let stage = &mut self.stages[at];
-                move_bytes(&stage.buffer, fill, host, part.host, part.len)?;
-                stage.busy = true;
-                let from = stage.address(fill)?;
-                // SAFETY: the caller vouches for the device's range; the buffer is ours until the stream has passed.
-                unsafe { stage.stream.copy(on, base + part.device, from, part.len, Way::ToDevice) }?;
-                fill += part.len;
-            }
-        }
-        Ok(())
-    }
-
-    unsafe fn down(
-        &mut self,
-        on: &Bound<'_>,
+        op: Op,
         host: &Memory,
         base: u64,
         pieces: impl IntoIterator<Item = Piece>,
@@ -166,11 +135,18 @@ impl Staging {
                 let part = rest.take(room - fill);
                 check_range(host, part.host, part.len)?;
                 let stage = &mut self.stages[at];
-                let to = stage.address(fill)?;
+                let (buffer, device) = (stage.address(fill)?, base + part.device);
+                let (to, from, way) = match op {
+                    Op::Read => (buffer, device, Way::ToHost),
+                    Op::Write => (device, buffer, Way::ToDevice),
+                };
+                match op {
+                    Op::Read => stage.landing.push((fill, part)),
+                    Op::Write => move_bytes(&stage.buffer, fill, host, part.host, part.len)?,
+                }
                 stage.busy = true;
                 // SAFETY: the caller vouches for the device's range; the buffer is ours until the stream has passed.
-                unsafe { stage.stream.copy(on, to, base + part.device, part.len, Way::ToHost) }?;
-                stage.landing.push((fill, part));
+                unsafe { stage.stream.copy(on, to, from, part.len, way) }?;
                 fill += part.len;
             }
         }
@@ -275,7 +251,7 @@ fn check_range(memory: &Memory, at: u64, len: u64) -> Result<std::ptr::NonNull<u
 }
 
 /// Copies between two pieces of host memory that peers may touch.
-fn move_bytes(to: &Memory, to_at: u64, from: &Memory, from_at: u64, len: u64) -> Result<()> {
+pub(crate) fn move_bytes(to: &Memory, to_at: u64, from: &Memory, from_at: u64, len: u64) -> Result<()> {
     let to = check_range(to, to_at, len)?;
     let from = check_range(from, from_at, len)?;
     // SAFETY: both ranges were checked and are mapped while their memory lives; one is a buffer of our own, so they are

@@ -26,7 +26,9 @@ macro_rules! suite {
 ropeway_testkit::for_each_fact!(suite(hixl, Ground::of(Hixl)));
 ropeway_testkit::for_each_fact!(suite(hixl_apart, Ground::of(Hixl).apart()));
 ropeway_testkit::for_each_fact!(suite(hixl_c_apart, Ground::of(Hixl).over(Api::C).apart()));
+ropeway_testkit::for_each_fact!(suite(hixl_into_host, Ground::of(Hixl).into_host()));
 ropeway_testkit::for_each_fact!(suite(ipc, Ground::of(Ipc)));
+ropeway_testkit::for_each_fact!(suite(ipc_into_host, Ground::of(Ipc).into_host()));
 ropeway_testkit::for_each_fact!(suite(ipc_apart, Ground::of(Ipc).apart()));
 ropeway_testkit::for_each_fact!(suite(hccl, Ground::of(Hccl)));
 ropeway_testkit::for_each_fact!(suite(hccl_apart, Ground::of(Hccl).apart()));

@@ -192,6 +192,13 @@ pub trait Link: Send + Sync {
         Ok(())
     }
 
+    /// Whether bytes between these regions, ours that were adopted and the peer's that were imported, rest in buffers on their
+    /// way, since this link does not reach the memory of one by itself.
+    fn stages(&self, local: &[RegionId], remote: &[RegionId]) -> bool {
+        let _ = (local, remote);
+        false
+    }
+
     /// Starts a batch, or gives it back. Never blocks; a batch of at most 64 KiB may be finished inside.
     ///
     /// # Errors

@@ -15,10 +15,10 @@ use super::bond::{Line, Seat, Unlinked};
 use super::codes;
 use super::config::{Here, HixlConfig, Ports, modes};
 use super::here::{Tries, cstring, ids, release};
-use super::limits::limits;
+use super::limits::{DESCS_MAX, limits};
 use super::links::Links;
 use super::offer::{Api, Mode, Offer};
-use super::region::{Description, spans};
+use super::region::{Description, spans, takes};
 use super::registry::{Key, Registers, Registry, Span};
 use super::shim::{Hixl, code};
 use super::way::Way;
@@ -29,8 +29,9 @@ use crate::hbm::HUGE_PAGE;
 use crate::link::{
     Connected, Desc, Holds, Imported, Mover, MoverLimits, Native, Polled, PostError, Request, Teardown,
 };
-use crate::node::Chip;
 use crate::npu::Npu;
+use crate::slots::Slots;
+use crate::stage::{Direct, Staged, Stages};
 
 /// How long a link that is in the way may take to end.
 const RESET: Duration = Duration::from_millis(500);
@@ -52,7 +53,7 @@ struct Shared {
     /// Outbound links that the library has, as far as we know: one for each peer's engine, shared by the sessions with it.
     /// While there are any it lets go of no region.
     links: Links,
-    host_memory: bool,
+    stages: Arc<Stages>,
     probe: Arc<Memory>,
 }
 
@@ -61,7 +62,7 @@ impl HixlClass {
     ///
     /// # Errors
     /// `Unsupported`: there is no shim, no HIXL, or no way to any peer. `Resource`: no port of the range is free.
-    pub fn open(npu: &Npu, config: &HixlConfig) -> Result<Self> {
+    pub fn open(npu: &Arc<Npu>, config: &HixlConfig) -> Result<Self> {
         let device = npu.device();
         let api = npu.cann().sys().shim();
         let api = api.map_err(|why| Error::new(ErrorKind::Unsupported, "start HIXL", why.to_string()))?;
@@ -79,7 +80,7 @@ impl HixlClass {
             hixl: ManuallyDrop::new(hixl),
             registry: Mutex::new(Registry::new(offer.mode.regions_max())),
             links: Links::default(),
-            host_memory: offer.ways.has(Way::Roce) || offer.chip == Chip::A3,
+            stages: Stages::new(npu, Slots::new(Arc::clone(device))),
             probe: npu.alloc(HUGE_PAGE)?,
             offer,
         };
@@ -137,9 +138,7 @@ impl Native for HixlClass {
     }
 
     fn enter(&self) -> Result<()> {
-        // The thread is the link engine's and keeps the context to its end.
-        std::mem::forget(self.shared.device.enter()?);
-        Ok(())
+        self.shared.device.adopt_thread().map(drop)
     }
 
     fn open(&self, offer: &[u8], _role: Role) -> Result<Box<dyn Mover>> {
@@ -148,7 +147,7 @@ impl Native for HixlClass {
         let name = cstring(peer.engine);
         let seat = self.shared.links.seat(peer.engine, peer.life);
         tracing::debug!(peer = %peer.engine, node = peer.node, %way, "a way by HIXL");
-        Ok(Box::new(ClassMover {
+        let mover = ClassMover {
             shared: Arc::clone(&self.shared),
             name,
             peer,
@@ -156,7 +155,8 @@ impl Native for HixlClass {
             seat,
             regions: HashMap::new(),
             imports: HashMap::new(),
-        }))
+        };
+        Ok(Box::new(Staged::new(mover, DESCS_MAX, &self.shared.stages)))
     }
 
     fn probe_memory(&self) -> Result<Arc<Memory>> {
@@ -172,7 +172,7 @@ impl Native for HixlClass {
     }
 
     fn limits(&self) -> MoverLimits {
-        limits(&self.shared.offer, self.shared.host_memory)
+        limits(&self.shared.offer)
     }
 }
 
@@ -342,6 +342,12 @@ unsafe impl Mover for ClassMover {
         let text = recent_text(self.shared.device.acl());
         let what = format!("the link to {} by {}", self.peer.engine, self.way);
         codes::explained(number, &what, text.as_deref())
+    }
+}
+
+impl Direct for ClassMover {
+    fn takes(&self, memory: &Arc<Memory>) -> bool {
+        takes(memory, &self.shared.device, self.way, self.shared.offer.chip)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::link::MoverLimits;
 pub(super) const DESCS_MAX: usize = 1_920;
 
 /// Limits that both interfaces have.
-pub(super) fn limits(offer: &Offer, host_memory: bool) -> MoverLimits {
+pub(super) fn limits(offer: &Offer) -> MoverLimits {
     MoverLimits {
         descs: DESCS_MAX,
         // At the published 24 to 165 GB/s, 0.2 to 1.4 ms.
@@ -17,6 +17,7 @@ pub(super) fn limits(offer: &Offer, host_memory: bool) -> MoverLimits {
         links: offer.mode.links_max(),
         alignment: 1,
         reconnect_for_regions: true,
-        host_memory,
+        // Staged where a way does not take it.
+        host_memory: true,
     }
 }

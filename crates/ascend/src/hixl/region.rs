@@ -41,22 +41,30 @@ pub(super) fn spans(memory: &Arc<Memory>, device: &Device, way: Way, chip: Chip)
         let whole = whole.map(|(address, len)| device(address, len));
         return Ok(Found { span: device(hbm.begin(), memory.len()), whole });
     }
+    let span = host_span(memory, device, way, chip)?;
+    Ok(Found { span, whole: None })
+}
+
+/// Whether this way can have memory as a local end without a stage. What of the NPU's it refuses, no stage helps.
+pub(super) fn takes(memory: &Arc<Memory>, device: &Device, way: Way, chip: Chip) -> bool {
+    memory.device().is_some() || host_span(memory, device, way, chip).is_ok()
+}
+
+fn host_span(memory: &Memory, device: &Device, way: Way, chip: Chip) -> Result<Span> {
+    let refused = |message: String| Err(Error::new(ErrorKind::Unsupported, "register with HIXL", message));
     let Some(base) = memory.base() else {
         return refused("the memory is a device's of another family".into());
     };
     let address = base.addr().get();
     if !way.reach(chip).local_host {
-        return refused(format!(
-            "{way} on {chip} moves no host memory; force RoCE, or let the engine stage it"
-        ));
+        return refused(format!("{way} on {chip} moves no host memory"));
     }
     if chip.has_hccs() && !device.is_pinned(address, memory.len()) {
         return refused(format!(
             "host memory at {address:#x} is not pinned by the driver; on {chip} HIXL takes what Engine::alloc_pinned gives"
         ));
     }
-    let span = Span { address: address as u64, len: memory.len(), kind: Kind::Host };
-    Ok(Found { span, whole: None })
+    Ok(Span { address: address as u64, len: memory.len(), kind: Kind::Host })
 }
 
 /// A region as the peer is told of it.

@@ -2,7 +2,7 @@
 //!
 //! The exporter makes a key for whole pages around its region and lets the peer's process import it; the importer's device
 //! copies by itself, on a stream of its own, so the owner takes no part. Engines of one process need no keys, and neither
-//! does the same device on both ends. Host memory can be the local end, through stages. Importers close before the exporter: the link engine sees to the order.
+//! does the same device on both ends. Host memory can be the local end, through a stage. Importers close before the exporter: the link engine sees to the order.
 
 mod keys;
 mod mover;
@@ -10,8 +10,6 @@ mod neighbours;
 mod offer;
 mod process;
 mod rows;
-mod slots;
-mod staged;
 
 #[cfg(fuzzing)]
 pub(crate) use offer::fuzz;
@@ -25,10 +23,11 @@ use ropeway_transport::{Memory, Role, TransportKind};
 use crate::hbm::HUGE_PAGE;
 use crate::link::{Mover, MoverLimits, Native};
 use crate::npu::Npu;
+use crate::slots::Slots;
+use crate::stage::{Staged, Stages};
 use mover::IpcMover;
 use offer::Offer;
 use process::Process;
-use slots::Slots;
 
 /// How keys are given out.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +49,7 @@ pub struct Ipc {
     offer: Offer,
     config: IpcConfig,
     slots: Arc<Slots>,
+    stages: Arc<Stages>,
 }
 
 impl Ipc {
@@ -59,7 +59,9 @@ impl Ipc {
     /// `Unsupported`: this AscendCL has no events, by which ends are known.
     pub fn new(npu: &Arc<Npu>, config: IpcConfig) -> Result<Self> {
         crate::event::events(npu.device().acl())?;
-        Ok(Self { offer: Offer::of(npu)?, config, slots: Slots::new(npu.device().clone()), npu: npu.clone() })
+        let slots = Slots::new(npu.device().clone());
+        let stages = Stages::new(npu, Arc::clone(&slots));
+        Ok(Self { offer: Offer::of(npu)?, config, slots, stages, npu: npu.clone() })
     }
 }
 
@@ -97,7 +99,8 @@ impl Native for Ipc {
         // death is to prove the end must be that one.
         let is_it = !self.offer.counts_as_the_driver() || peer.counts_as_the_driver();
         let process = if neighbour || !is_it { None } else { Process::find(&peer.process) };
-        Ok(Box::new(IpcMover::new(self, peer, neighbour, process)))
+        let mover = IpcMover::new(self, peer, neighbour, process);
+        Ok(Box::new(Staged::new(mover, self.limits().descs, &self.stages)))
     }
 
     fn probe_memory(&self) -> Result<Arc<Memory>> {

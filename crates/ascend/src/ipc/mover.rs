@@ -16,25 +16,19 @@ use super::neighbours::Lent;
 use super::offer::Offer;
 use super::process::Process;
 use super::rows::{Rows, rows};
-use super::slots::{Slot, Slots};
-use super::staged::{Hosts, Stage, Staged};
 use crate::device::{Bound, Device};
 use crate::error::{Class, Code, Library, acl_class, check};
 use crate::hbm::HbmMemory;
 use crate::link::{Busy, Connected, Desc, Failure, Imported, Mover, Polled, PostError, Request, Teardown};
-use crate::npu::Npu;
+use crate::slots::{Slot, Slots};
+use crate::stage::Direct;
 use crate::stream::{Way, has_passed};
 
 /// Forms of a description.
 const BY_NAME: u8 = 0;
 const BY_KEY: u8 = 1;
-/// Host memory: a local end only.
-const NOT_AT_ALL: u8 = 2;
-/// Stages of a mover, for host memory: as many as it has requests.
-const STAGES: usize = 2;
 
 pub(super) struct IpcMover {
-    npu: Arc<Npu>,
     device: Arc<Device>,
     check_process: bool,
     slots: Arc<Slots>,
@@ -43,13 +37,10 @@ pub(super) struct IpcMover {
     neighbour: bool,
     other_device: bool,
     process: Option<Process>,
-    /// Our regions that this peer has a key of, or that are only local ends.
+    /// Our regions that this peer has a key of, or a name.
     registered: HashMap<RegionId, Registered>,
     /// The peer's regions that were opened by key.
     imported: HashMap<RegionId, Key>,
-    /// Our regions in host memory, and the stages that they go through.
-    hosts: Hosts,
-    stages: Vec<Stage>,
     flying: HashMap<u64, Flying>,
     next: u64,
     /// Something was posted of which nothing can be known.
@@ -63,23 +54,18 @@ enum Registered {
     /// A neighbour uses it by its address, which the process's own table tells.
     ByName(#[expect(dead_code, reason = "held for its drop")] Lent),
     ByKey(Given),
-    Host(Arc<Memory>),
 }
 
 struct Flying {
     slot: Slot,
     /// A copy was refused after others had been submitted.
     failed: Option<i32>,
-    staged: Option<Staged>,
 }
 
 impl IpcMover {
     pub(super) fn new(ipc: &Ipc, peer: Offer, neighbour: bool, process: Option<Process>) -> Self {
         Self {
-            npu: ipc.npu.clone(),
             device: ipc.npu.device().clone(),
-            hosts: Hosts::default(),
-            stages: Vec::new(),
             check_process: ipc.config.check_process,
             slots: ipc.slots.clone(),
             other_device: !peer.is_same_device(&ipc.offer),
@@ -93,63 +79,6 @@ impl IpcMover {
             lost: false,
             plain_only: ipc.npu.device().acl().memcpy_2d.is_none(),
         }
-    }
-
-    fn register_host(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
-        if !memory.is_writable() {
-            let text = format!("region {region} is mapped to be read only");
-            return Err(Error::new(ErrorKind::Denied, "register", text));
-        }
-        while self.stages.len() < STAGES && self.hosts.is_empty() {
-            self.stages.push(Stage::new(&self.npu)?);
-        }
-        self.hosts.add(memory)?;
-        self.registered.insert(region, Registered::Host(Arc::clone(memory)));
-        let mut out = BytesMut::new();
-        out.put_u8(NOT_AT_ALL);
-        out.put_u64_le(0);
-        Ok(out.freeze())
-    }
-
-    /// Starts, or continues, a request that goes through a stage.
-    fn continue_staged(&self, on: &Bound<'_>, slot: &Slot, staged: &mut Staged) -> Result<()> {
-        staged.submit(on, &self.hosts, &slot.stream)?;
-        slot.stream.record(on, &slot.event)
-    }
-
-    fn post_staged(&mut self, on: &Bound<'_>, op: Op, descs: &[Desc]) -> Result<Request, PostError> {
-        let busy = PostError::Busy(Busy { code: 0 });
-        let Some(stage) = self.stages.pop() else { return Err(busy) };
-        let Some(slot) = self.slots.take() else {
-            self.stages.push(stage);
-            return Err(busy);
-        };
-        let mut staged = Staged::new(op, descs, stage);
-        let started = self.continue_staged(on, &slot, &mut staged);
-        let id = self.next;
-        self.next += 1;
-        self.flying.insert(id, Flying { slot, failed: None, staged: Some(staged) });
-        match started {
-            Ok(()) => Ok(Request(id)),
-            // Something may be on the stream, and nothing will tell its end: `disconnect` drains it.
-            Err(error) => Err(PostError::Failed(Failure::Latched { code: error.native().unwrap_or(0) })),
-        }
-    }
-
-    /// The stage's stream has passed: lands what it holds and goes on. True when all is done.
-    fn advance(&mut self, on: &Bound<'_>, request: Request) -> Result<bool> {
-        let Some(mut flying) = self.flying.remove(&request.0) else { return Ok(true) };
-        let mut advanced = Ok(true);
-        if let Some(staged) = &mut flying.staged {
-            advanced = staged.land().and_then(|()| {
-                if staged.is_over() {
-                    return Ok(true);
-                }
-                self.continue_staged(on, &flying.slot, staged).map(|()| false)
-            });
-        }
-        self.flying.insert(request.0, flying);
-        advanced
     }
 
     /// Lets our device reach the neighbour's.
@@ -222,14 +151,6 @@ impl IpcMover {
         }
         (calls, None)
     }
-
-    /// Waits for what is on a stream, and ends it by force if it does not end well. Whether it is proven over.
-    fn drain(on: &Bound<'_>, slot: &Slot, timeout: Duration) -> bool {
-        if slot.stream.wait(on, timeout).is_ok() {
-            return true;
-        }
-        slot.stream.abort(on).is_ok() && has_passed(&slot.stream.wait(on, timeout))
-    }
 }
 
 // SAFETY: `Done` and `Over` are said after the stream's event fired and a wait said that the stream has passed all, or when
@@ -237,7 +158,10 @@ impl IpcMover {
 // after its stream has passed it, and only requests of this mover are on the streams that it holds.
 unsafe impl Mover for IpcMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
-        let Some(hbm) = HbmMemory::of(memory) else { return self.register_host(region, memory) };
+        let Some(hbm) = HbmMemory::of(memory) else {
+            let text = format!("region {region} is host memory, which ipc takes through a stage only");
+            return Err(Error::new(ErrorKind::Unsupported, "register", text));
+        };
         let mut out = BytesMut::new();
         let registered = if self.neighbour {
             let lent = Lent::new(hbm.begin(), memory)?;
@@ -260,10 +184,6 @@ unsafe impl Mover for IpcMover {
     fn deregister(&mut self, region: RegionId) -> Result<()> {
         match self.registered.remove(&region) {
             Some(Registered::ByKey(given)) => given.take_back(&bound(&self.device)?),
-            Some(Registered::Host(memory)) => {
-                self.hosts.remove(&memory);
-                Ok(())
-            }
             Some(Registered::ByName(_)) | None => Ok(()),
         }
     }
@@ -284,10 +204,6 @@ unsafe impl Mover for IpcMover {
                 let address = open(&bound(&self.device)?, &key, self.other_device)?;
                 self.imported.insert(region, key);
                 address.checked_add(word).ok_or_else(malformed)?
-            }
-            NOT_AT_ALL => {
-                let text = format!("the peer's region {region} is host memory, which ipc does not reach");
-                return Err(Error::new(ErrorKind::Unsupported, "import", text));
             }
             _ => return Err(malformed()),
         };
@@ -314,14 +230,12 @@ unsafe impl Mover for IpcMover {
         let Ok(on) = bound(&device) else {
             return if self.flying.is_empty() && !self.lost { Teardown::Proven } else { Teardown::Never };
         };
-        for (_, Flying { slot, staged, .. }) in self.flying.drain() {
-            if Self::drain(&on, &slot, timeout) {
+        for (_, Flying { slot, .. }) in self.flying.drain() {
+            if slot.drain(&on, timeout) {
                 self.slots.retire(slot);
             } else {
                 self.lost = true;
                 self.slots.lose(slot);
-                // Its stage may still be read and written.
-                std::mem::forget(staged);
             }
         }
         // A copy within this host is no network's: there is no time after which it is over.
@@ -333,9 +247,6 @@ unsafe impl Mover for IpcMover {
         let Some(on) = device.bound() else {
             return Err(PostError::Failed(Failure::Over { code: acl::ACL_ERROR_RT_CONTEXT_NULL }));
         };
-        if !self.hosts.is_empty() && descs.iter().any(|desc| self.hosts.find(desc.local).is_some()) {
-            return self.post_staged(&on, op, descs);
-        }
         let Some(slot) = self.slots.take() else { return Err(PostError::Busy(Busy { code: 0 })) };
         let (calls, failed) = self.submit_all(&on, &slot, op, descs);
         let failed = failed.map(|error| (error.native().unwrap_or(0), acl_class(&error)));
@@ -349,7 +260,7 @@ unsafe impl Mover for IpcMover {
         let recorded = slot.stream.record(&on, &slot.event);
         let id = self.next;
         self.next += 1;
-        self.flying.insert(id, Flying { slot, failed: failed.map(|(code, _)| code), staged: None });
+        self.flying.insert(id, Flying { slot, failed: failed.map(|(code, _)| code) });
         match recorded {
             Ok(()) => Ok(Request(id)),
             // Copies are on the stream, and nothing will tell their end: `disconnect` drains it.
@@ -374,22 +285,15 @@ unsafe impl Mover for IpcMover {
             if !passed {
                 return latched(error.native());
             }
-            if let Some(Flying { slot, staged, .. }) = self.flying.remove(&request.0) {
+            if let Some(Flying { slot, .. }) = self.flying.remove(&request.0) {
                 self.slots.retire(slot);
-                self.stages.extend(staged.map(Staged::into_stage));
             }
             return Polled::Failed(Failure::Over { code: error.native().unwrap_or(0) });
         }
-        match self.advance(&on, request) {
-            Ok(true) => {}
-            Ok(false) => return Polled::Waiting,
-            Err(error) => return latched(error.native()),
-        }
-        let Some(Flying { slot, failed, staged }) = self.flying.remove(&request.0) else {
+        let Some(Flying { slot, failed }) = self.flying.remove(&request.0) else {
             return latched(None);
         };
         self.slots.give(slot);
-        self.stages.extend(staged.map(Staged::into_stage));
         failed.map_or(Polled::Done, |code| Polled::Failed(Failure::Over { code }))
     }
 
@@ -402,12 +306,17 @@ unsafe impl Mover for IpcMover {
     }
 }
 
+impl Direct for IpcMover {
+    fn takes(&self, memory: &Arc<Memory>) -> bool {
+        HbmMemory::of(memory).is_some()
+    }
+}
+
 impl Drop for IpcMover {
     fn drop(&mut self) {
         // After `disconnect` there is none. Before, the engine knows nothing of their end.
         for (_, flying) in self.flying.drain() {
             self.slots.lose(flying.slot);
-            std::mem::forget(flying.staged);
         }
         // Keys that were not closed keep their memory: a peer may have it mapped.
         for (_, registered) in self.registered.drain() {

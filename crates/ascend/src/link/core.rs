@@ -432,6 +432,10 @@ impl Link for DeviceLink {
         self.0.adopt(region, memory, deadline)
     }
 
+    fn stages(&self, local: &[RegionId], _: &[RegionId]) -> bool {
+        local.iter().any(|region| self.0.stages(*region))
+    }
+
     fn post(&self, batch: Batch) -> Result<(), Rejected> {
         self.0.post(batch)
     }

@@ -46,6 +46,8 @@ pub(super) struct Lane {
     busy: Option<(Instant, Duration)>,
     /// How long requests take, about.
     typical: Duration,
+    /// Those in flight go on only when they are polled.
+    driven: bool,
     /// The registrations that the connection knows of.
     connected_epoch: Option<u64>,
     connecting: bool,
@@ -159,6 +161,7 @@ impl Lane {
             next_ask: 0,
             busy: None,
             typical: Duration::ZERO,
+            driven: false,
             connected_epoch: None,
             connecting: false,
             paused: None,
@@ -208,6 +211,7 @@ impl Lane {
             progress |= self.poll(now, mover, fx);
             self.expire(now, fx);
             progress |= self.post(now, epoch, mover, fx);
+            self.driven = mover.is_driven();
             self.part(fx);
         } else {
             self.expire(now, fx);
@@ -560,7 +564,9 @@ impl Lane {
         let drained = self.stopping.filter(|_| !self.over).map(|(_, until)| until);
         let busy = self.busy.filter(|_| !self.small.is_empty() || !self.large.is_empty()).map(|(at, _)| at);
         let oldest = self.out.iter().map(|out| out.posted).min();
-        let poll = oldest.map(|posted| now + pause(now.saturating_duration_since(posted), self.typical));
+        let most = if self.driven { DRIVEN_MAX } else { POLL_MAX };
+        let poll =
+            oldest.map(|posted| now + pause(now.saturating_duration_since(posted), self.typical).min(most));
         // The end of the slow call that has the mover rings.
         let native = busy.into_iter().chain(poll).filter(|_| had_mover);
         let soon = oldest.is_some_and(|posted| {
@@ -574,6 +580,8 @@ impl Lane {
 const SPIN_MAX: Duration = Duration::from_micros(50);
 const POLL_MIN: Duration = Duration::from_micros(20);
 const POLL_MAX: Duration = Duration::from_millis(1);
+/// Of requests that go on by being polled: about what a step of theirs takes.
+const DRIVEN_MAX: Duration = Duration::from_micros(50);
 
 /// How long to sleep before requests are asked for again: until shortly before the end is expected; then for an eighth
 /// of what it took so far, so that an end is seen at most an eighth too late.

@@ -109,7 +109,7 @@ pub struct MoverLimits {
     /// Regions that either side registers after [`Mover::connect`] can be used only after the link was disconnected and
     /// connected anew (HIXL's C++ class). The engine then does so before the next batch, when nothing is in flight.
     pub reconnect_for_regions: bool,
-    /// Host memory can be the local end of a request. Where not, the engine refuses to adopt it.
+    /// Host memory can be the local end of a request, by itself or staged. Where not, the engine refuses to adopt it.
     pub host_memory: bool,
 }
 
@@ -282,6 +282,17 @@ pub unsafe trait Mover: Send {
     /// fastest at. Asked after each `connect`. By default runs go whole.
     fn cuts(&self) -> Cuts {
         Cuts::WHOLE
+    }
+
+    /// Whether requests in flight go on only when they are polled, as staged ones do: then the engine asks often.
+    fn is_driven(&self) -> bool {
+        false
+    }
+
+    /// Whether a registered region is a local end through a stage only.
+    fn stages(&self, region: RegionId) -> bool {
+        let _ = region;
+        false
     }
 
     /// Whether the peer's process is proven dead: a pidfd, on the same host. Called on slow threads and on the posting

@@ -43,6 +43,8 @@ pub(super) struct Ours {
     adopted: bool,
     /// On its way out; nothing of ours may use it.
     leaving: bool,
+    /// A local end through a stage only.
+    staged: bool,
 }
 
 impl Ours {
@@ -54,6 +56,7 @@ impl Ours {
             withdrawing: false,
             adopted: false,
             leaving: false,
+            staged: false,
         }
     }
 
@@ -280,13 +283,13 @@ impl LinkCore {
         if let Some(known) = self.tables().ours.get(&region).and_then(|ours| ours.description.clone()) {
             return Ok(known);
         }
-        let description = match self.mover().as_mut() {
-            Some(mover) => mover.register(region, memory)?,
+        let (description, staged) = match self.mover().as_mut() {
+            Some(mover) => (mover.register(region, memory)?, mover.stages(region)),
             None => return Err(closed("register")),
         };
         self.next_epoch();
         if let Some(ours) = self.tables().ours.get_mut(&region) {
-            ours.description = Some(description.clone());
+            (ours.description, ours.staged) = (Some(description.clone()), staged);
         }
         if description.len() > DESCRIPTION_MAX {
             let text = format!("the native description of region {region} has {} bytes", description.len());
@@ -408,6 +411,10 @@ impl LinkCore {
             }
         }
         registered.map(drop)
+    }
+
+    pub(super) fn stages(&self, region: RegionId) -> bool {
+        self.tables().ours.get(&region).is_some_and(|ours| ours.staged)
     }
 
     pub(super) fn holds_exports(&self) -> bool {

@@ -34,7 +34,7 @@ impl Npu {
         Ok(DeviceTransport::open(native, limits, timing, &self.janitor))
     }
 
-    fn hixl(&self) -> Result<Arc<dyn Native>> {
+    fn hixl(self: &Arc<Self>) -> Result<Arc<dyn Native>> {
         let config = HixlConfig::of(&self.config);
         if self.config.c_api() {
             return Ok(Arc::new(HixlC::open(self, &config)?));

@@ -27,6 +27,19 @@ pub struct Ground {
     pub npu: Option<Api>,
     /// Whether the owner's NPU is on another node, in another process.
     pub across: bool,
+    /// Which sides' regions are in the memory of an NPU.
+    pub hbm: Hbm,
+}
+
+/// Whose regions are in the memory of an NPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hbm {
+    /// Nobody's.
+    None,
+    /// The owner's, and those of importers that give out leases, too.
+    Owner,
+    /// Everybody's.
+    Both,
 }
 
 /// What a side does in a fact.
@@ -73,7 +86,13 @@ impl Ground {
     /// A transport as it is without settings.
     pub fn of(kind: TransportKind) -> Self {
         let npu = kind.moves_devices().then_some(Api::Class);
-        Self { kind, streams: 1, apart: false, npu, across: false }
+        let hbm = if npu.is_some() { Hbm::Both } else { Hbm::None };
+        Self { kind, streams: 1, apart: false, npu, across: false, hbm }
+    }
+
+    /// The same with importers whose region is in host memory, which the transport reaches through a stage only.
+    pub fn into_host(self) -> Self {
+        Self { hbm: Hbm::Owner, ..self }
     }
 
     /// The same with the owner on another node, of simulated ones.
@@ -109,7 +128,7 @@ impl Ground {
             let region = engine.alloc(Host::shared(bytes)).expect("shared memory");
             return Side { engine, region, memory: Backing::Engine };
         }
-        if self.npu.is_some() {
+        if self.is_hbm(part) {
             let (region, held) = npu::region(&engine, bytes);
             return Side { engine, region, memory: Backing::Device(held) };
         }
@@ -121,6 +140,14 @@ impl Ground {
         // right to touch them only where a terminal status has said that nobody does.
         let region = unsafe { engine.register_raw(base, bytes, keep_alive) }.expect("registered pages");
         Side { engine, region, memory: Backing::Pages(guard) }
+    }
+
+    fn is_hbm(&self, part: Part) -> bool {
+        match self.hbm {
+            Hbm::None => false,
+            Hbm::Owner => part != Part::Importer,
+            Hbm::Both => true,
+        }
     }
 
     /// An owner with a region of `bytes`, here or in a process of its own.

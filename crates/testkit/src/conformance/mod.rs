@@ -10,7 +10,7 @@ mod npu;
 mod owner;
 pub mod traffic;
 
-pub use ground::{Ground, Pair, Side};
+pub use ground::{Ground, Hbm, Pair, Side};
 pub use npu::{Api, is_simulated, play};
 pub use owner::{OwnerLease, be_owner_if_asked};
 

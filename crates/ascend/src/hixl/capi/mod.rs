@@ -17,7 +17,7 @@ use super::codes;
 use super::config::{Here, HixlConfig, Ports};
 use super::endpoints::Protocol;
 use super::here::{Tries, cstring, ids, release};
-use super::limits::limits;
+use super::limits::{DESCS_MAX, limits};
 use super::offer::{Api, Mode, Offer};
 use super::registry::{Registers, Registry, Span};
 use super::shim::code;
@@ -26,8 +26,9 @@ use crate::device::{Bound, Device, Work};
 use crate::error::recent_text;
 use crate::hbm::HUGE_PAGE;
 use crate::link::{Mover, MoverLimits, Native};
-use crate::node::Chip;
 use crate::npu::Npu;
+use crate::slots::Slots;
+use crate::stage::{Staged, Stages};
 use calls::Server;
 use endpoint::endpoint;
 use mover::CMover;
@@ -48,7 +49,7 @@ struct Shared {
     /// `GlobalResourceConfig`, for clients too.
     resources: CString,
     quality: (u8, u8),
-    host_memory: bool,
+    stages: Arc<Stages>,
     probe: Arc<Memory>,
 }
 
@@ -58,7 +59,7 @@ impl HixlC {
     /// # Errors
     /// `Unsupported`: this release has no C functions, or those of 9.0; a 950, whose UB only the class finds; no way to
     /// any peer. `Resource`: no port of the range is free.
-    pub fn open(npu: &Npu, config: &HixlConfig) -> Result<Self> {
+    pub fn open(npu: &Arc<Npu>, config: &HixlConfig) -> Result<Self> {
         let unsupported =
             |message: String| Error::new(ErrorKind::Unsupported, "start HIXL's server", message);
         let api = npu.cann().sys().hixl_cs().map_err(|why| unsupported(why.to_string()))?;
@@ -83,7 +84,7 @@ impl HixlC {
             registry: Mutex::new(Registry::new(offer.mode.regions_max())),
             resources,
             quality,
-            host_memory: offer.ways.has(Way::Roce) || offer.chip == Chip::A3,
+            stages: Stages::new(npu, Slots::new(Arc::clone(device))),
             probe: npu.alloc(HUGE_PAGE)?,
             offer,
         };
@@ -138,9 +139,7 @@ impl Native for HixlC {
     }
 
     fn enter(&self) -> Result<()> {
-        // The thread is the link engine's and keeps the context to its end.
-        std::mem::forget(self.shared.device.enter()?);
-        Ok(())
+        self.shared.device.adopt_thread().map(drop)
     }
 
     fn open(&self, offer: &[u8], _role: Role) -> Result<Box<dyn Mover>> {
@@ -152,7 +151,8 @@ impl Native for HixlC {
                 let message = format!("the peer offers {way} and does not say by which endpoint");
                 Error::new(ErrorKind::Protocol, "link over HIXL", message)
             })?;
-        Ok(Box::new(CMover::new(Arc::clone(&self.shared), peer, way, ends)))
+        let mover = CMover::new(Arc::clone(&self.shared), peer, way, ends);
+        Ok(Box::new(Staged::new(mover, DESCS_MAX, &self.shared.stages)))
     }
 
     fn probe_memory(&self) -> Result<Arc<Memory>> {
@@ -160,7 +160,7 @@ impl Native for HixlC {
     }
 
     fn limits(&self) -> MoverLimits {
-        limits(&self.shared.offer, self.shared.host_memory)
+        limits(&self.shared.offer)
     }
 }
 

@@ -18,10 +18,11 @@ use crate::hixl::codes;
 use crate::hixl::here::cstring;
 use crate::hixl::limits::DESCS_MAX;
 use crate::hixl::offer::Offer;
-use crate::hixl::region::{Description, spans};
+use crate::hixl::region::{Description, spans, takes};
 use crate::hixl::registry::{Key, Registers, Registry, Span};
 use crate::hixl::way::Way;
 use crate::link::{Connected, Desc, Failure, Imported, Mover, Polled, PostError, Request, Teardown};
+use crate::stage::Direct;
 
 /// The shortest time that the library is given; it takes 0 for a time that is over, and latches.
 const TIMEOUT_MIN: Duration = Duration::from_millis(200);
@@ -259,6 +260,12 @@ unsafe impl Mover for CMover {
         let text = recent_text(self.shared.device.acl());
         let what = format!("the link to {} by {}", self.peer.engine, self.way);
         codes::explained(number, &what, text.as_deref())
+    }
+}
+
+impl Direct for CMover {
+    fn takes(&self, memory: &Arc<Memory>) -> bool {
+        takes(memory, &self.shared.device, self.way, self.shared.offer.chip)
     }
 }
 

@@ -1,12 +1,13 @@
-//! Streams for copies, shared by all links of a device: each with an event that tells its end.
+//! Streams for copies, shared by all links of one native way: each with an event that tells its end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ropeway_core::{Error, Result};
 
 use crate::device::{Bound, Device, Work};
 use crate::event::Event;
-use crate::stream::Stream;
+use crate::stream::{Stream, has_passed};
 
 /// Streams of one engine, at most: more copies at a time only share the same copy engines.
 const SLOTS_MAX: usize = 16;
@@ -14,13 +15,23 @@ const SLOTS_MAX: usize = 16;
 const LEFT_TO_OTHERS: u32 = 64;
 
 /// A stream with nothing on it, and the event of its next request.
-pub(super) struct Slot {
-    pub(super) stream: Stream,
-    pub(super) event: Event,
+pub(crate) struct Slot {
+    pub(crate) stream: Stream,
+    pub(crate) event: Event,
+}
+
+impl Slot {
+    /// Waits for what is on the stream, and ends it by force if it does not end well. Whether it is proven over.
+    pub(crate) fn drain(&self, on: &Bound<'_>, timeout: Duration) -> bool {
+        if self.stream.wait(on, timeout).is_ok() {
+            return true;
+        }
+        self.stream.abort(on).is_ok() && has_passed(&self.stream.wait(on, timeout))
+    }
 }
 
 /// See the module.
-pub(super) struct Slots {
+pub(crate) struct Slots {
     device: Arc<Device>,
     state: Mutex<State>,
 }
@@ -35,7 +46,7 @@ struct State {
 }
 
 impl Slots {
-    pub(super) fn new(device: Arc<Device>) -> Arc<Self> {
+    pub(crate) fn new(device: Arc<Device>) -> Arc<Self> {
         Arc::new(Self { device, state: Mutex::default() })
     }
 
@@ -43,7 +54,7 @@ impl Slots {
     ///
     /// # Errors
     /// None is there, and none is to be had.
-    pub(super) fn stock(&self, on: &Bound<'_>) -> Result<()> {
+    pub(crate) fn stock(&self, on: &Bound<'_>) -> Result<()> {
         for _ in 0..2 {
             let enough = { self.lock().made >= SLOTS_MAX };
             if enough {
@@ -79,7 +90,7 @@ impl Slots {
     }
 
     /// One that is free. `None`: all are in use, or broken ones are being replaced.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Slot> {
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut state = self.lock();
         let slot = state.free.pop();
         if slot.is_none() && state.made == 0 && !std::mem::replace(&mut state.making, true) {
@@ -101,18 +112,18 @@ impl Slots {
     }
 
     /// Nothing is on the stream any more.
-    pub(super) fn give(&self, slot: Slot) {
+    pub(crate) fn give(&self, slot: Slot) {
         self.lock().free.push(slot);
     }
 
     /// The stream failed; what was on it is over.
-    pub(super) fn retire(&self, slot: Slot) {
+    pub(crate) fn retire(&self, slot: Slot) {
         self.lock().made -= 1;
         drop(slot);
     }
 
     /// What is on the stream may go on: it is never destroyed.
-    pub(super) fn lose(&self, slot: Slot) {
+    pub(crate) fn lose(&self, slot: Slot) {
         self.lock().made -= 1;
         std::mem::forget(slot);
     }
