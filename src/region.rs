@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::{Duration, Instant};
@@ -90,6 +91,13 @@ impl Region {
     /// Never true: a region has at least one byte.
     pub fn is_empty(&self) -> bool {
         self.0.memory.is_empty()
+    }
+
+    /// Where this process has it mapped; none for memory of a device. The address is good while this handle or a clone of it
+    /// lives, but in a forked child and while the region is suspended. Transfers and peers touch the bytes at any time, so no
+    /// Rust reference to them may be made: it is for languages and libraries that can live with that.
+    pub fn address(&self) -> Option<NonNull<u8>> {
+        self.0.memory.base()
     }
 
     /// Copies `into.len()` bytes out of the region, from byte `at` on.

@@ -111,6 +111,15 @@ impl Future for Transfer {
     type Output = Result<Report>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Report>> {
+        Pin::new(&mut &*self).poll(context)
+    }
+}
+
+/// As the transfer itself, for one that others hold too. The last poll's waker is the one that is woken.
+impl Future for &Transfer {
+    type Output = Result<Report>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Report>> {
         if let Err(forked) = self.flight.shared.origin.check("poll") {
             return Poll::Ready(Err(forked));
         }

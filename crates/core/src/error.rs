@@ -59,6 +59,26 @@ pub enum Retry {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: &[Self] = &[
+        Self::ApiMisuse,
+        Self::OutOfBounds,
+        Self::Mismatch,
+        Self::StaleLease,
+        Self::Denied,
+        Self::Full,
+        Self::PeerGone,
+        Self::LinkLost,
+        Self::TimedOut,
+        Self::Cancelled,
+        Self::Unsupported,
+        Self::Protocol,
+        Self::Resource,
+        Self::Closed,
+        Self::Forked,
+        Self::Internal,
+    ];
+
     /// The kind's name in logs, metrics and JSON.
     pub const fn label(self) -> &'static str {
         match self {
@@ -236,5 +256,17 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_kinds_has_every_kind_once() {
+        let places: Vec<usize> = ErrorKind::ALL.iter().map(|kind| *kind as usize).collect();
+        let last = ErrorKind::Internal as usize;
+        assert_eq!(places, (0..=last).collect::<Vec<_>>(), "in the order of the enum, the last one included");
     }
 }
