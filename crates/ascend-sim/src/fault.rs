@@ -5,7 +5,7 @@
 //! `after=N` lets the first N pass, `count=N` ends it after N, `p=0..1` draws. All others are the fault's own.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::fail::{Done, Fail, code};
 /// The faults that are known, each with its own keys.
 pub const KNOWN: &[(&str, &[&str])] = &[
     ("late_completion", &["ms"]),
-    ("partial_write", &["fraction"]),
+    ("partial_write", &["fraction", "code"]),
     ("slow", &["ms", "us_per_descriptor"]),
     ("lost_link", &["code"]),
     ("device_lost", &["code"]),
@@ -48,6 +48,8 @@ pub struct Faults {
     inner: Mutex<Inner>,
     /// Whether there is any rule: most runs have none, and calls on hot paths ask.
     armed: AtomicBool,
+    /// Scripts so far.
+    scripts: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +92,19 @@ impl Faults {
         let new = Inner::parse(script)?;
         self.armed.store(!new.rules.is_empty(), Ordering::Release);
         *self.inner.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        self.scripts.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Where the fault `hang` happens now, does not return before another script is in force.
+    pub fn hang(&self, site: Site<'_>) {
+        let script = self.scripts.load(Ordering::Acquire);
+        if self.hit("hang", site).is_some() {
+            tracing::debug!(op = site.op, "a call hangs, as the fault script says");
+            while self.scripts.load(Ordering::Acquire) == script {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
     }
 
     /// Whether there is nothing that could happen.
@@ -254,6 +268,18 @@ mod tests {
         assert_eq!(hit.ms(1), Duration::from_millis(7));
         assert!(faults.active("blackhole_connect", Site { remote: Some("1.2.3.4:5"), ..site("") }).is_some());
         assert!(faults.active("blackhole_connect", Site { remote: Some("1.2.3.4:6"), ..site("") }).is_none());
+    }
+
+    #[test]
+    fn a_call_hangs_until_the_script_is_another() {
+        let faults = Faults::parse("hang op=x").unwrap();
+        std::thread::scope(|scope| {
+            let hangs = scope.spawn(|| faults.hang(site("x")));
+            faults.hang(site("y"));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!hangs.is_finished());
+            faults.replace("").unwrap();
+        });
     }
 
     #[test]

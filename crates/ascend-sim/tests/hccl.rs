@@ -390,3 +390,65 @@ fn a_rank_of_another_process_receives_and_its_death_is_an_error_of_a_remote_rank
     rank.abort();
     eventually(|| rank.destroy() == OK);
 }
+
+#[test]
+fn scripted_calls_are_refused_with_the_numbers_of_their_faults() {
+    let [a, b] = pair([2, 3]);
+    for (script, code) in [
+        ("device_lost op=HcclSend count=1", 15),
+        ("refuse op=HcclSend code=9 count=1", 9),
+        ("alloc_fail op=buffers device=2 count=1", MEMORY),
+    ] {
+        let _script = faults(script);
+        assert_eq!(a.send(0, 64, INT8), code, "{script}");
+    }
+    assert_eq!((a.send(0, 64, INT8), b.receive(0, 64, INT8)), (OK, OK));
+    assert_eq!((a.sync(PATIENCE), b.sync(PATIENCE)), (0, 0));
+    let info = root();
+    for (script, code) in [("out_of_streams", 15), ("blackhole_connect ms=20", 9)] {
+        let _script = faults(&format!("{script} device=2 count=1"));
+        on(2);
+        assert_eq!(join(&info, 2, 0, &config(10, 2240)), Err(code), "{script}");
+    }
+}
+
+#[test]
+fn scripted_copies_end_with_the_errors_of_their_faults() {
+    for (script, theirs) in [
+        ("ecc op=receive device=5", 507_054),
+        ("device_lost op=receive device=5", 507_010),
+        ("partial_write op=receive device=5 fraction=0.5", 507_899),
+        ("partial_write op=receive device=5 fraction=0.5 code=0", 0),
+    ] {
+        let [a, b] = pair([4, 5]);
+        fill(a.memory.va, 64, 9);
+        fill(b.memory.va, 64, 1);
+        let (sent, before) = (bytes(a.memory.va, 64), bytes(b.memory.va, 64));
+        let script = faults(&format!("{script} count=1"));
+        assert_eq!((a.send(0, 64, INT8), b.receive(0, 64, INT8)), (OK, OK));
+        assert_eq!(b.sync(PATIENCE), theirs);
+        drop(script);
+        let moved = if theirs == 507_899 || theirs == 0 { 32 } else { 0 };
+        let got = bytes(b.memory.va, 64);
+        assert_eq!((&got[..moved], &got[moved..]), (&sent[..moved], &before[moved..]));
+        a.abort();
+        eventually(|| a.destroy() == OK && b.destroy() == OK);
+    }
+}
+
+#[test]
+fn a_lost_link_holds_the_stream_and_is_an_asynchronous_error() {
+    let [a, b] = pair([6, 7]);
+    {
+        let _script = faults("lost_link op=receive device=7 count=1");
+        assert_eq!((a.send(0, 64, INT8), b.receive(0, 64, INT8)), (OK, OK));
+        assert_eq!(b.sync(50), STREAM_SYNC_TIMEOUT);
+    }
+    let mut error = 0;
+    assert_eq!(sim_HcclGetCommAsyncError(b.comm, Out::from(&mut error)), OK);
+    assert_eq!(error, REMOTE);
+    a.abort();
+    b.abort();
+    eventually(|| b.destroy() == OK);
+    eventually(|| a.destroy() == OK);
+}

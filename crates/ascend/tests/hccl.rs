@@ -1,71 +1,12 @@
-//! Faults of HCCL, from the engine's side.
+//! Hangs of HCCL's copies, from the engine's side.
+
+mod hccl_ends;
 
 use std::time::Duration;
 
-use ropeway::{
-    BlockId, Cache, Engine, Grant, Lease, LeaseOptions, NpuConfig, Peer, Rights, Route, Strided, Submit,
-    TransportKind,
-};
+use hccl_ends::*;
+use ropeway::{Rights, Strided};
 use ropeway_core::{ErrorKind, Op, Quiet};
-use ropeway_testkit::cann::SimCann;
-use ropeway_testkit::cannot_run;
-use ropeway_testkit::simulator::Simulator;
-
-const WAIT: Duration = Duration::from_secs(60);
-const BLOCK: u64 = 4096;
-const BLOCKS: u32 = 64;
-
-fn simulator(test: &str) -> Option<&'static Simulator> {
-    Simulator::start(&SimCann::default()).map_err(|why| cannot_run(test, &why)).ok()
-}
-
-struct Side {
-    engine: Engine,
-    cache: Cache,
-    region: ropeway::Region,
-}
-
-fn side(simulator: &Simulator, device: u32) -> Side {
-    let npu = NpuConfig::new(device)
-        .with_cann_path(simulator.root())
-        .with_node("node0")
-        .with_transfer_timeout(Duration::from_millis(500))
-        .with_hold(Duration::from_millis(50));
-    let builder = Engine::builder().listen("127.0.0.1:0".parse().unwrap()).npu(npu);
-    let engine = builder.transports(&[TransportKind::Hccl]).open().unwrap();
-    let region = engine.alloc_npu(u64::from(BLOCKS) * BLOCK).unwrap();
-    let strided = Strided::dense(0, BLOCK, BLOCKS);
-    let cache = engine.cache("kv").group("g", 1).part("p", &region, strided).publish().unwrap();
-    Side { engine, cache, region }
-}
-
-fn ids() -> Vec<BlockId> {
-    (0..BLOCKS).map(BlockId).collect()
-}
-
-struct Pair {
-    _peer: Peer,
-    _lease: Lease,
-    grant: Grant,
-    route: Route,
-}
-
-fn join(from: &Side, to: &Side, rights: Rights) -> ropeway_core::Result<Pair> {
-    let lease = to.cache.lease(&[&ids()], rights, LeaseOptions::default())?;
-    let peer = from.engine.connect(&to.engine.descriptor(), WAIT)?.wait()?;
-    let grant = peer.claim(&lease.token(), WAIT)?.wait()?;
-    let route = peer.route(&from.cache, "kv", WAIT)?.wait()?;
-    Ok(Pair { _peer: peer, _lease: lease, grant, route })
-}
-
-/// Runs one transfer of all blocks, and gives its end.
-fn transfer(pair: &Pair, op: Op) -> ropeway_core::Result<()> {
-    let plan = match op {
-        Op::Read => pair.route.read(&pair.grant, &[&ids()], &[&ids()]),
-        Op::Write => pair.route.write(&pair.grant, &[&ids()], &[&ids()]),
-    };
-    plan.unwrap().submit(Submit::default()).unwrap().wait(WAIT).unwrap().map(drop)
-}
 
 #[test]
 fn a_hang_breaks_its_communicator_in_bounded_time_and_a_new_one_works() {
@@ -133,26 +74,6 @@ fn a_set_up_that_fails_at_its_first_copies_gives_an_error_and_the_next_one_works
         alone.faults("");
         let pair = again(&one, &two, Rights::Read);
         transfer(&pair, Op::Read).unwrap();
-    }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = std::time::Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < WAIT, "{what}: not so after {WAIT:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// The peer may still be told lost when the next connect comes.
-fn again(one: &Side, two: &Side, rights: Rights) -> Pair {
-    let start = std::time::Instant::now();
-    loop {
-        match join(one, two, rights) {
-            Ok(pair) => return pair,
-            Err(error) => assert!(start.elapsed() < WAIT, "no link after a hang: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -11,7 +11,7 @@ use super::abi::{Config, RootInfo};
 use super::matching::{Matcher, Op};
 use super::rendezvous::{Member, join};
 use super::result::*;
-use crate::anchor::Anchor;
+use crate::anchor::{self, Anchor};
 use crate::hbm::Page;
 use crate::net::Server;
 use crate::topology::DeviceKey;
@@ -80,12 +80,20 @@ impl Comm {
         }
         let device = anchor.device();
         let _busy = Busy::claim(device)?;
+        // It makes streams of its own.
+        if anchor::fault("out_of_streams", anchor.site("HcclCommInitRootInfoConfig", None)).is_some() {
+            return Err(RUNTIME);
+        }
         let exec = config.exec_timeout_s.map(u64::from).or_else(|| variable("HCCL_EXEC_TIMEOUT", 0, 1 << 31));
         let exec = Duration::from_secs(exec.unwrap_or(1836));
         let matcher = Arc::new(Matcher::new(rank, exec));
         let server = Server::open((Ipv4Addr::LOCALHOST, 0).into(), Arc::<Matcher>::clone(&matcher));
         let server = server.map_err(|_| INTERNAL)?;
         let limit = Duration::from_secs(variable("HCCL_CONNECT_TIMEOUT", 120, 7200).unwrap_or(120) + 20);
+        if let Some(hit) = anchor::fault("blackhole_connect", anchor.site("connect", None)) {
+            std::thread::sleep(hit.ms(limit.as_millis() as u64));
+            return Err(TIMEOUT);
+        }
         let members = join(info, ranks, &Member { rank, at: server.at(), device }, limit)?;
         let machines = anchor.machines();
         let apart = |other: &Member| {
@@ -121,6 +129,9 @@ impl Comm {
     pub(super) fn buffers(&self) -> Outcome {
         let mut inner = self.lock();
         if inner.buffer.is_none() {
+            if anchor::fault("alloc_fail", self.anchor.site("buffers", None)).is_some() {
+                return Err(MEMORY);
+            }
             let bytes = self.buffer_bytes;
             let range = self.anchor.hbm().alloc(self.anchor.device(), bytes, bytes, Page::Huge);
             inner.buffer = Some(range.map_err(|_| MEMORY)?.va);

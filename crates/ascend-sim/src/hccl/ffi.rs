@@ -10,6 +10,8 @@ use super::post::post;
 use super::result::*;
 use super::{Outcome, rendezvous};
 use crate::anchor::{self, Anchor};
+use crate::context;
+use crate::fault::Site;
 use crate::ffi::{In, Out, Text};
 use crate::handles::Handles;
 use crate::runtime::is_forked;
@@ -17,11 +19,29 @@ use crate::topology::Chip;
 
 static COMMS: Handles<Comm> = Handles::new("communicator", 0xE4);
 
-fn guard(body: impl FnOnce() -> Outcome) -> u32 {
+/// Runs the body of the exported function `name`, unless the fault script has other plans.
+fn guard(name: &str, body: impl FnOnce() -> Outcome) -> u32 {
     if is_forked() {
         return INTERNAL;
     }
+    let body = || scripted(name).and_then(|()| body());
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(INTERNAL)).err().unwrap_or(SUCCESS)
+}
+
+/// The faults that any call may meet: `hang`, `stall`, `device_lost`, `refuse`.
+fn scripted(name: &str) -> Outcome {
+    let Some(runtime) = crate::runtime::opened() else { return Ok(()) };
+    let device = context::current().ok().map(|context| context.key.physical);
+    let site = Site { op: name, device, remote: None };
+    runtime.faults.hang(site);
+    if let Some(hit) = runtime.faults.hit("stall", site) {
+        std::thread::sleep(hit.ms(100));
+    }
+    if runtime.faults.hit("device_lost", site).is_some() {
+        return Err(RUNTIME);
+    }
+    let refused = runtime.faults.hit("refuse", site);
+    refused.map_or(Ok(()), |hit| Err(hit.code(INTERNAL.cast_signed()).cast_unsigned()))
 }
 
 fn set<T>(out: Out<T>, value: T) -> Outcome {
@@ -49,7 +69,7 @@ fn open(ranks: u32, root: In<RootInfo>, rank: u32, config: Config, handle: Out<u
 /// Makes what all ranks of a communicator start from.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclGetRootInfo(root: Out<RootInfo>) -> u32 {
-    guard(|| {
+    guard("HcclGetRootInfo", || {
         root.check().map_err(|_| PTR)?;
         Anchor::of_thread().ok_or(RUNTIME)?;
         set(root, rendezvous::open()?)
@@ -64,7 +84,7 @@ pub extern "C" fn sim_HcclCommInitRootInfo(
     rank: u32,
     handle: Out<usize>,
 ) -> u32 {
-    guard(|| open(ranks, root, rank, Config::default(), handle))
+    guard("HcclCommInitRootInfo", || open(ranks, root, rank, Config::default(), handle))
 }
 
 /// Makes a communicator with a configuration; waits for all ranks.
@@ -76,7 +96,7 @@ pub extern "C" fn sim_HcclCommInitRootInfoConfig(
     config: In<u8>,
     handle: Out<usize>,
 ) -> u32 {
-    guard(|| {
+    guard("HcclCommInitRootInfoConfig", || {
         let release = anchor::played_release().ok_or(RUNTIME)?;
         open(ranks, root, rank, Config::read(config, release)?, handle)
     })
@@ -85,7 +105,7 @@ pub extern "C" fn sim_HcclCommInitRootInfoConfig(
 /// Ends a communicator; AGAIN while operations are under way.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclCommDestroy(handle: usize) -> u32 {
-    guard(|| {
+    guard("HcclCommDestroy", || {
         if comm(handle)?.is_busy() {
             return Err(AGAIN);
         }
@@ -96,25 +116,25 @@ pub extern "C" fn sim_HcclCommDestroy(handle: usize) -> u32 {
 /// How many ranks there are.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclGetRankSize(handle: usize, size: Out<u32>) -> u32 {
-    guard(|| set(size, comm(handle)?.members.len() as u32))
+    guard("HcclGetRankSize", || set(size, comm(handle)?.members.len() as u32))
 }
 
 /// Which rank this is.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclGetRankId(handle: usize, rank: Out<u32>) -> u32 {
-    guard(|| set(rank, comm(handle)?.rank))
+    guard("HcclGetRankId", || set(rank, comm(handle)?.rank))
 }
 
 /// What it is called; room for 128 bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclGetCommName(handle: usize, name: Out<c_char>) -> u32 {
-    guard(|| name.set_text(&comm(handle)?.name, 128).map_err(|_| PTR))
+    guard("HcclGetCommName", || name.set_text(&comm(handle)?.name, 128).map_err(|_| PTR))
 }
 
 /// 0, or REMOTE when another rank cannot be reached. Not on a 950.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclGetCommAsyncError(handle: usize, error: Out<u32>) -> u32 {
-    guard(|| {
+    guard("HcclGetCommAsyncError", || {
         let comm = comm(handle)?;
         if comm.anchor.chip() == Chip::A950 {
             return Err(NOT_SUPPORT);
@@ -153,7 +173,8 @@ pub extern "C" fn sim_HcclGetCommConfigCapability() -> u32 {
 }
 
 fn one(kind: u32, buffer: u64, count: u64, data_type: u32, rank: u32, handle: usize, stream: usize) -> u32 {
-    guard(|| post(&comm(handle)?, &[SendRecvItem { kind, buffer, count, data_type, rank }], stream))
+    let name = if kind == 0 { "HcclSend" } else { "HcclRecv" };
+    guard(name, || post(&comm(handle)?, &[SendRecvItem { kind, buffer, count, data_type, rank }], stream))
 }
 
 /// Sends, in the order of a stream.
@@ -190,7 +211,7 @@ pub extern "C" fn sim_HcclBatchSendRecv(
     handle: usize,
     stream: usize,
 ) -> u32 {
-    guard(|| {
+    guard("HcclBatchSendRecv", || {
         let comm = comm(handle)?;
         let items = items.to_vec(count as usize).map_err(|_| PTR)?;
         if items.is_empty() { Err(PARA) } else { post(&comm, &items, stream) }
@@ -200,7 +221,7 @@ pub extern "C" fn sim_HcclBatchSendRecv(
 /// Takes no operations until it is resumed.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclCommSuspend(handle: usize) -> u32 {
-    guard(|| {
+    guard("HcclCommSuspend", || {
         comm(handle)?.suspend(true);
         Ok(())
     })
@@ -209,7 +230,7 @@ pub extern "C" fn sim_HcclCommSuspend(handle: usize) -> u32 {
 /// Takes operations again.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclCommResume(handle: usize) -> u32 {
-    guard(|| {
+    guard("HcclCommResume", || {
         comm(handle)?.suspend(false);
         Ok(())
     })
@@ -218,7 +239,7 @@ pub extern "C" fn sim_HcclCommResume(handle: usize) -> u32 {
 /// Not played.
 #[unsafe(no_mangle)]
 pub extern "C" fn sim_HcclBarrier(handle: usize, _stream: usize) -> u32 {
-    guard(|| comm(handle).and(Err(NOT_SUPPORT)))
+    guard("HcclBarrier", || comm(handle).and(Err(NOT_SUPPORT)))
 }
 
 /// Not played: rank tables.

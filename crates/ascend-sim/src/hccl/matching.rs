@@ -63,9 +63,19 @@ impl Op {
         self.end().is_none() && !self.abandoned.load(Ordering::Acquire)
     }
 
-    fn finish(&self, end: i32) {
+    /// It is over.
+    pub(super) fn finish(&self, end: i32) {
         self.end.store(end, Ordering::Release);
     }
+}
+
+/// How much of a receive's bytes come, and the error that it ends with then; 0 for none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Torn(pub(super) f64, pub(super) i32);
+
+impl Torn {
+    /// All of it comes.
+    pub(super) const NOT: Self = Self(1.0, 0);
 }
 
 /// A thread and what waits for it.
@@ -79,7 +89,7 @@ pub(super) struct Matcher {
 #[derive(Default)]
 struct Inner {
     sends: HashMap<Key, Arc<Op>>,
-    receives: HashMap<Key, (Arc<Op>, Buffer)>,
+    receives: HashMap<Key, (Arc<Op>, Buffer, Torn)>,
     offers: HashMap<Key, Buffer>,
     work: VecDeque<Step>,
     /// By when an operation fails that the other rank does not answer.
@@ -90,7 +100,7 @@ struct Inner {
 
 enum Step {
     Tell(u32, Ask),
-    Copy(Key, Arc<Op>, Buffer, Buffer),
+    Copy(Key, Arc<Op>, Buffer, Buffer, Torn),
 }
 
 impl Matcher {
@@ -114,10 +124,10 @@ impl Matcher {
     }
 
     /// A receive's turn in its stream has come.
-    pub(super) fn receive(&self, from: u32, number: u64, op: &Arc<Op>, buffer: Buffer) {
+    pub(super) fn receive(&self, from: u32, number: u64, op: &Arc<Op>, buffer: Buffer, torn: Torn) {
         let mut inner = self.lock();
         inner.limits.push_back((Instant::now() + self.limit, Arc::clone(op)));
-        inner.receives.insert((from, number), (Arc::clone(op), buffer));
+        inner.receives.insert((from, number), (Arc::clone(op), buffer, torn));
         inner.pair((from, number));
         drop(inner);
         self.bell.notify_all();
@@ -126,6 +136,11 @@ impl Matcher {
     /// An operation whose turn has come and that never ends.
     pub(super) fn hang(&self) {
         tracing::debug!(rank = self.own, "an operation hangs, as the fault script says");
+    }
+
+    /// An operation whose turn has come and that never ends, since the other rank is out of reach.
+    pub(super) fn lose(&self) {
+        self.lock().lost = true;
     }
 
     /// Whether a message to another rank could not be brought.
@@ -172,10 +187,11 @@ impl Matcher {
     fn step(&self, step: Step, peers: &[SocketAddr], channels: &mut HashMap<u32, Channel>) -> bool {
         match step {
             Step::Tell(to, ask) => tell(to, &ask, peers, channels),
-            Step::Copy((from, number), op, source, target) => {
+            Step::Copy((from, number), op, source, target, Torn(fraction, torn)) => {
                 // The stream may have been aborted: its memory is no longer to be written.
-                let well = op.is_open() && copy(&source, &target);
-                op.finish(if well { 0 } else { code::RT_DRV_INTERNAL });
+                let moved = op.is_open() && copy(&source, &target, fraction);
+                let well = moved && torn == 0;
+                op.finish(if moved { torn } else { code::RT_DRV_INTERNAL });
                 kick();
                 tell(from, &Ask::Done { from: self.own, number, well }, peers, channels)
             }
@@ -190,8 +206,8 @@ impl Inner {
             return;
         }
         let Some(source) = self.offers.remove(&key) else { return };
-        if let Some((op, target)) = self.receives.remove(&key) {
-            self.work.push_back(Step::Copy(key, op, source, target));
+        if let Some((op, target, torn)) = self.receives.remove(&key) {
+            self.work.push_back(Step::Copy(key, op, source, target, torn));
         }
     }
 
@@ -258,14 +274,15 @@ fn tell(to: u32, ask: &Ask, peers: &[SocketAddr], channels: &mut HashMap<u32, Ch
     channel.ask(&encode(ask), deadline).is_ok()
 }
 
-/// Copies between devices' memories; both ends must be of one length.
-fn copy(source: &Buffer, target: &Buffer) -> bool {
+/// Copies between devices' memories, as much as the fraction says; both ends must be of one length.
+fn copy(source: &Buffer, target: &Buffer, fraction: f64) -> bool {
     let Ok(runtime) = runtime() else { return false };
     let reach = |buffer: &Buffer| Reach::open(&runtime.hbm, buffer.start, &buffer.backing, buffer.length);
     let (Ok(from), Ok(to)) = (reach(source), reach(target)) else { return false };
     let mut moves = Vec::new();
+    let part = (source.length as f64 * fraction) as u64;
     source.length == target.length
-        && plan(&mut moves, (&from, source.start), (&to, target.start), source.length)
+        && plan(&mut moves, (&from, source.start), (&to, target.start), part)
         // SAFETY: mapped spots lie in devices' memory, which is mapped for as long as the process runs.
         && moves.iter().all(|one| unsafe { one.run() }.is_ok())
 }

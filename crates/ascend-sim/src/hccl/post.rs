@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 use super::Outcome;
 use super::abi::{SendRecvItem, element};
 use super::comm::Comm;
-use super::matching::{Buffer, Op};
+use super::matching::{Buffer, Op, Torn};
 use super::result::{PARA, PTR, RUNTIME, SUSPENDING};
 use crate::acl::stream;
 use crate::anchor;
+use crate::fail::code;
 use crate::work::Gate;
 
 /// One item, checked.
@@ -19,7 +20,41 @@ struct Item {
     number: u64,
     op: Arc<Op>,
     buffer: Buffer,
-    hangs: bool,
+    fate: Fate,
+}
+
+/// What the fault script has for an item.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Well,
+    /// It never ends.
+    Hangs,
+    /// It never ends, and the library says that the other rank is lost.
+    Lost,
+    /// It ends with this error, and nothing moves.
+    Fails(i32),
+    /// A part of its bytes moves, then it ends with this error; 0 for none.
+    Torn(f64, i32),
+}
+
+impl Fate {
+    fn of(comm: &Comm, send: bool) -> Self {
+        let site = comm.anchor.site(if send { "send" } else { "receive" }, None);
+        let hit = |name| anchor::fault(name, site);
+        if hit("hang").is_some() {
+            Self::Hangs
+        } else if hit("lost_link").is_some() {
+            Self::Lost
+        } else if let Some(hit) = hit("device_lost") {
+            Self::Fails(hit.code(code::RT_LOST_HEARTBEAT))
+        } else if hit("ecc").is_some() {
+            Self::Fails(code::RT_HBM_MULTI_BIT_ECC)
+        } else if let Some(hit) = hit("partial_write").filter(|_| !send) {
+            Self::Torn(hit.fraction(), hit.code(code::RT_DRV_INTERNAL))
+        } else {
+            Self::Well
+        }
+    }
 }
 
 /// What a stream waits for; told when the stream no longer does.
@@ -59,9 +94,7 @@ pub(super) fn post(comm: &Arc<Comm>, items: &[SendRecvItem], stream: usize) -> O
         let Some(buffer) = buffer else { continue };
         let send = item.kind == 0;
         let (number, op) = comm.next(item.rank, send);
-        let site = comm.anchor.site(if send { "send" } else { "receive" }, None);
-        let hangs = anchor::fault("hang", site).is_some();
-        posted.push(Item { send, rank: item.rank, number, op, buffer, hangs });
+        posted.push(Item { send, rank: item.rank, number, op, buffer, fate: Fate::of(comm, send) });
     }
     if posted.is_empty() {
         return Ok(());
@@ -69,11 +102,16 @@ pub(super) fn post(comm: &Arc<Comm>, items: &[SendRecvItem], stream: usize) -> O
     let waiting = Waiting(posted.iter().map(|item| Arc::clone(&item.op)).collect());
     let matcher = Arc::clone(&comm.matcher);
     stream.queue.mark(move || {
-        for Item { send, rank, number, op, buffer, hangs } in posted {
-            match (hangs, send) {
-                (true, _) => matcher.hang(),
-                (false, true) => matcher.send(rank, number, &op, buffer),
-                (false, false) => matcher.receive(rank, number, &op, buffer),
+        for Item { send, rank, number, op, buffer, fate } in posted {
+            match (fate, send) {
+                (Fate::Hangs, _) => matcher.hang(),
+                (Fate::Lost, _) => matcher.lose(),
+                (Fate::Fails(code), _) => op.finish(code),
+                (Fate::Torn(fraction, code), _) => {
+                    matcher.receive(rank, number, &op, buffer, Torn(fraction, code));
+                }
+                (Fate::Well, true) => matcher.send(rank, number, &op, buffer),
+                (Fate::Well, false) => matcher.receive(rank, number, &op, buffer, Torn::NOT),
             }
         }
     });

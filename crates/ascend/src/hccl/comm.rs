@@ -1,7 +1,7 @@
 //! A communicator of two ranks, and the stream on which its copies run.
 
 use std::ffi::CStr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ascend_sys::hccl;
@@ -9,7 +9,7 @@ use ropeway_core::{Error, Result};
 
 use super::rounds::Piece;
 use super::wire::ROOT_BYTES;
-use crate::device::{Bound, Device};
+use crate::device::Bound;
 use crate::error::{Code, Library};
 use crate::stream::{Stream, has_passed};
 
@@ -17,10 +17,10 @@ use crate::stream::{Stream, has_passed};
 const BUFFER_MB: u32 = 1;
 
 /// How long a destroy may be refused because another thread of the library's still uses the communicator.
-const DESTROY: Duration = Duration::from_secs(5);
+pub(super) const DESTROY: Duration = Duration::from_secs(5);
 
 /// How long an aborted stream may take to end, at least.
-const ABORT: Duration = Duration::from_secs(5);
+pub(super) const ABORT: Duration = Duration::from_secs(5);
 
 /// `HCCL_E_AGAIN`.
 const AGAIN: i32 = hccl::HCCL_E_AGAIN.cast_signed();
@@ -28,7 +28,10 @@ const AGAIN: i32 = hccl::HCCL_E_AGAIN.cast_signed();
 /// Leaked unless it is [destroyed](Self::destroy).
 pub(super) struct Communicator {
     api: &'static hccl::Api,
-    raw: hccl::HcclComm,
+    /// The handle, as a number.
+    raw: usize,
+    /// It was destroyed, or the library has begun to.
+    ended: AtomicBool,
     stream: Stream,
     peer: u32,
 }
@@ -47,13 +50,11 @@ impl Communicator {
     /// has the context, and the NPU's turn.
     pub(super) fn join(
         api: &'static hccl::Api,
-        device: &Arc<Device>,
-        on: &Bound<'_>,
+        stream: Stream,
         root: &[u8; ROOT_BYTES],
         rank: u32,
         exec: Duration,
     ) -> Result<Self> {
-        let stream = Stream::create(device, on)?;
         let info = Box::new(hccl::HcclRootInfo {
             internal: root.map(|byte| std::ffi::c_char::from_ne_bytes([byte])),
         });
@@ -64,16 +65,24 @@ impl Communicator {
         let mut raw = std::ptr::null_mut();
         // SAFETY: both structures live for the call; writes one pointer.
         let code = unsafe { (api.HcclCommInitRootInfoConfig)(2, &raw const *info, rank, &config, &mut raw) };
-        check(api, code, "make a communicator", &format!("rank {rank} of 2 on device {}", on.user_id()))?;
-        Ok(Self { api, raw, stream, peer: 1 - rank })
+        check(
+            api,
+            code,
+            "make a communicator",
+            &format!("rank {rank} of 2 on device {}", stream.device().user_id()),
+        )?;
+        Ok(Self { api, raw: raw as usize, ended: AtomicBool::new(false), stream, peer: 1 - rank })
     }
 
     /// Posts copies: what the other rank posts must match, one by one. Gives the library's number.
     ///
     /// # Safety
     /// Until the stream is idle, or was aborted and waited for, the ranges are device memory that stays allocated, and
-    /// nobody relies on the bytes of those that are received into.
+    /// nobody relies on the bytes of those that are received into. A call that has not returned may still put them there.
     pub(super) unsafe fn post(&self, send: &[Piece], receive: &[Piece]) -> Result<(), i32> {
+        if self.ended.load(Ordering::SeqCst) {
+            return Err(hccl::HCCL_E_PARA.cast_signed());
+        }
         let item = |kind, piece: &Piece| hccl::HcclSendRecvItem {
             sendRecvType: kind,
             buf: piece.address as *mut _,
@@ -85,11 +94,15 @@ impl Communicator {
         items.extend(receive.iter().map(|piece| item(hccl::HCCL_RECV, piece)));
         let call = self.api.HcclBatchSendRecv;
         // SAFETY: the communicator and the stream live; the list lives for the call; the caller answers for the ranges.
-        let code = unsafe { call(items.as_mut_ptr(), items.len() as u32, self.raw, self.stream.raw()) };
+        let code = unsafe { call(items.as_mut_ptr(), items.len() as u32, self.raw(), self.stream.raw()) };
         match number(code) {
             0 => Ok(()),
             code => Err(code),
         }
+    }
+
+    fn raw(&self) -> hccl::HcclComm {
+        self.raw as hccl::HcclComm
     }
 
     /// The stream on which the copies run.
@@ -104,18 +117,24 @@ impl Communicator {
 
     /// An error that the network told of since; `None` also where this chip does not tell.
     pub(super) fn async_error(&self) -> Option<i32> {
+        if self.ended.load(Ordering::SeqCst) {
+            return None;
+        }
         let mut told = 0;
         // SAFETY: the communicator lives; writes one integer to a local.
-        let code = unsafe { (self.api.HcclGetCommAsyncError)(self.raw, &mut told) };
+        let code = unsafe { (self.api.HcclGetCommAsyncError)(self.raw(), &mut told) };
         (number(code) == 0 && number(told) != 0).then(|| number(told))
     }
 
-    /// Ends it. May never return when a rank hangs.
-    pub(super) fn destroy(self) -> Result<()> {
+    /// Ends it, once. May never return when a rank hangs.
+    pub(super) fn destroy(&self) -> Result<()> {
+        if self.ended.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
         let until = Instant::now() + DESTROY;
         loop {
-            // SAFETY: made by `join`; used no more once it is gone, and still there after a refusal.
-            let code = unsafe { (self.api.HcclCommDestroy)(self.raw) };
+            // SAFETY: made by `join`; used no more once `ended` is set, but here, and still there after a refusal.
+            let code = unsafe { (self.api.HcclCommDestroy)(self.raw()) };
             if number(code) != AGAIN || Instant::now() >= until {
                 return check(self.api, code, "end a communicator", "of two ranks");
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use crossbeam_channel::{Sender, bounded};
@@ -11,11 +11,13 @@ use ropeway_transport::{
     Batch, Fenced, Link, LinkConfig, LinkSink, Memory, Refusal, Rejected, Role, State, TransportKind,
 };
 
+use super::comm::{ABORT, Communicator};
+use super::hand::Hand;
 use super::mailbox::{Teller, Told, mailbox};
 use super::pins::Pins;
-use super::setup::{NoLink, SetUp};
+use super::setup::{NoLink, SetUp, destroy};
 use super::wire::{Message, PLAN_BYTES_MAX};
-use super::worker::{Command, End, Ended, Ours, Worker};
+use super::worker::{Command, End, Ended, Native, Ours, Worker};
 use super::{Ends, Shared};
 use crate::device::Bound;
 use crate::hbm::HbmMemory;
@@ -61,10 +63,10 @@ impl HcclLink {
         config.inbox.listen(Arc::new(move |message| heard.hear(&message)));
         let link = Arc::new(Self { core, commands });
         if config.role == Role::Active {
-            let left = until.saturating_duration_since(Instant::now());
+            // A moment more, so that the thread's word is heard.
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
             is_ready.recv_timeout(left).unwrap_or_else(|_| {
-                let message =
-                    "the communicator was not made in time; its thread goes on waiting for the library";
+                let message = "the communicator was not made in time";
                 Err(Error::new(ErrorKind::TimedOut, "link over HCCL", message))
             })?;
         }
@@ -74,8 +76,9 @@ impl HcclLink {
 
 impl Core {
     fn run(&self, commands: &Told, role: Role, until: Instant, ready: &Sender<Result<()>>) {
-        let on = match self.shared.device.enter() {
-            Ok(on) => on,
+        let device = &self.shared.device;
+        let (on, hand) = match device.enter().and_then(|on| Ok((on, Hand::start(device)?))) {
+            Ok(both) => both,
             Err(error) => return self.never(error, ready),
         };
         let mut set_up = SetUp {
@@ -83,10 +86,11 @@ impl Core {
             ends: &self.ends,
             sink: &*self.sink,
             commands,
+            hand: &hand,
             until,
             later: Vec::new(),
         };
-        let made = set_up.run(&on);
+        let made = set_up.run();
         let later = set_up.later;
         let comm = match made {
             Ok(comm) => comm,
@@ -111,11 +115,12 @@ impl Core {
             Role::Passive => self.sink.attached(),
         }
         let (shared, open) = (&self.shared, &self.open);
-        let worker = Worker::new(shared, &self.ends, &*self.sink, &self.pins, open, &comm, &on);
+        let native = Native { comm: &comm, hand: &hand, on: &on };
+        let worker = Worker::new(shared, &self.ends, &*self.sink, &self.pins, open, native);
         let ended = worker.run(commands, later);
         self.over.store(true, Ordering::SeqCst);
         self.refuse_late(commands);
-        self.end(ended, comm, &on);
+        self.end(ended, &comm, &hand);
         self.refuse_late(commands);
     }
 
@@ -128,7 +133,7 @@ impl Core {
         self.sink.closed(false);
     }
 
-    fn end(&self, ended: Ended, comm: super::comm::Communicator, on: &Bound<'_>) {
+    fn end(&self, ended: Ended, comm: &Arc<Communicator>, hand: &Hand) {
         let Ended { why, in_doubt, aborted, held } = ended;
         match why {
             End::Closed => {
@@ -147,14 +152,16 @@ impl Core {
                 self.sink.lost(error);
             }
         }
-        if in_doubt && !(aborted && comm.is_quiet(on, self.shared.hold)) {
+        if in_doubt && !(aborted && self.is_quiet(comm, hand)) {
             // Nothing ends what the device still does: its memory is withheld until the process ends.
             tracing::error!("fatal: a stream of HCCL hangs and cannot be aborted; restart the process");
-            std::mem::forget((held, comm));
+            std::mem::forget((held, Arc::clone(comm)));
             return;
         }
-        if let Err(error) = comm.destroy() {
-            tracing::warn!(%error, "a communicator is leaked");
+        if !destroy(hand, comm, &self.shared) && in_doubt {
+            // The copies are stopped on our side; what the library does about the other's is not known.
+            std::mem::forget(held);
+            return;
         }
         if in_doubt {
             // What the network's hardware has may still arrive.
@@ -167,6 +174,14 @@ impl Core {
             over.withdrawn.into_iter().for_each(|region| self.sink.withdrawn(region));
         }
         self.sink.closed(false);
+    }
+
+    /// Whether the device is done with the copies after the stream's abort.
+    fn is_quiet(&self, comm: &Arc<Communicator>, hand: &Hand) -> bool {
+        let (called, patience) = (Arc::clone(comm), self.shared.hold);
+        let until = Instant::now() + patience.max(ABORT) + ABORT;
+        let quiet = move |on: &Bound<'_>| called.is_quiet(on, patience);
+        hand.call("a wait for a stream", until, quiet, |_, _| ()).unwrap_or(false)
     }
 
     /// Batches that were handed over while the link ended.

@@ -2,9 +2,11 @@
 //!
 //! HCCL is two-sided: both ranks post copies that match, or both hang. So nothing is posted before the session has matched it:
 //! the initiator sends its plan and the lengths of its copies, the owner checks lease, rights and bounds, and both post.
-//! A link has a thread of its own, since a rank that dies hangs the other in the library; that breaks this link, and no other.
+//! A link has threads of its own, since a rank that dies hangs the other in the library: one that knows what is under way, and
+//! its hand, which makes the native calls. A call that does not return breaks this link, and no other.
 
 mod comm;
+mod hand;
 mod link;
 mod mailbox;
 mod offer;

@@ -1,4 +1,4 @@
-//! The thread of one link: it alone calls the library, and knows what is under way.
+//! The thread of one link: it alone has the library called, and knows what is under way.
 //!
 //! A round is under way on the stream at a time. Rank 0 decides the order of rounds by posting first and saying so; rank 1
 //! posts in the order in which it is told. Each side asks the other to serve one round of its own at a time.
@@ -17,10 +17,12 @@ use ropeway_core::{Cursor, Error, ErrorKind, GrantId, Op, Result, Runs, Status, 
 use ropeway_transport::{Completer, LinkSink, Memory, Served};
 
 use super::comm::{Communicator, failed};
+use super::hand::{Hand, Hung};
 use super::mailbox::{HEARD_MAX, Told};
 use super::pins::{Pins, Ticket};
 use super::plans::Plans;
 use super::rounds::{Piece, next};
+use super::setup::POST;
 use super::wire::{Message, PLAN_PIECE};
 use super::{Ends, Shared};
 use crate::device::Bound;
@@ -99,6 +101,9 @@ struct Flight {
     error_asked: Instant,
 }
 
+/// What came of a post: the library's number, or nothing.
+type Posted = Result<Result<(), i32>, Hung>;
+
 /// Why the thread ends.
 pub(super) enum End {
     /// Asked for, nothing under way.
@@ -109,14 +114,22 @@ pub(super) enum End {
     Broken(Error),
 }
 
+/// What the library is used by.
+pub(super) struct Native<'a> {
+    pub(super) comm: &'a Arc<Communicator>,
+    pub(super) hand: &'a Hand,
+    pub(super) on: &'a Bound<'a>,
+}
+
 pub(super) struct Worker<'a> {
     pub(super) shared: &'a Arc<Shared>,
     ends: &'a Ends,
     sink: &'a dyn LinkSink,
     pins: &'a Pins,
     open: &'a AtomicUsize,
-    comm: &'a Communicator,
-    on: &'a Bound<'a>,
+    native: Native<'a>,
+    /// A native call has not returned.
+    hangs: bool,
     queue: VecDeque<Ours>,
     asked: Option<Asked>,
     plans: Plans,
@@ -137,8 +150,7 @@ impl<'a> Worker<'a> {
         sink: &'a dyn LinkSink,
         pins: &'a Pins,
         open: &'a AtomicUsize,
-        comm: &'a Communicator,
-        on: &'a Bound<'a>,
+        native: Native<'a>,
     ) -> Self {
         Self {
             shared,
@@ -146,8 +158,8 @@ impl<'a> Worker<'a> {
             sink,
             pins,
             open,
-            comm,
-            on,
+            native,
+            hangs: false,
             queue: VecDeque::new(),
             asked: None,
             plans: Plans::default(),
@@ -393,17 +405,31 @@ impl<'a> Worker<'a> {
             Op::Read => (&[], &asked.pieces),
             Op::Write => (&asked.pieces, &[]),
         };
+        let (send, receive) = (send.to_vec(), receive.to_vec());
         // SAFETY: the batch pins its memory until it is finished, which says that it is quiet only once the stream was seen
         // idle.
-        let posted = unsafe { self.comm.post(send, receive) };
+        let posted = unsafe { self.post(send, receive) };
         self.posted(posted, OnStream::Ours, batch, true)
     }
 
-    fn posted(&mut self, posted: Result<(), i32>, what: OnStream, batch: u64, mine: bool) -> Result<(), End> {
+    /// Posts by the hand, in the time that a round may take.
+    ///
+    /// # Safety
+    /// As of [`Communicator::post`]; for ever when it hangs.
+    unsafe fn post(&self, send: Vec<Piece>, receive: Vec<Piece>) -> Result<Result<(), i32>, Hung> {
+        let comm = Arc::clone(self.native.comm);
+        let until = Instant::now() + self.shared.transfer_timeout;
+        // SAFETY: the caller's word.
+        let post = move |_: &Bound<'_>| unsafe { comm.post(&send, &receive) };
+        self.native.hand.call(POST, until, post, |_, _| ())
+    }
+
+    fn posted(&mut self, posted: Posted, what: OnStream, batch: u64, mine: bool) -> Result<(), End> {
         let now = Instant::now();
         let until = now + self.shared.transfer_timeout;
         self.flight = Some(Flight { what, until, error_asked: now });
         self.look = LOOK.0;
+        let posted = posted.map_err(|hung| self.hung(hung))?;
         // Part of the list may have been taken, and the other side waits for the rest: nothing goes on from here.
         posted.map_err(|code| {
             End::Broken(failed(self.shared.api, code, "transfer over HCCL", "copies could not be posted"))
@@ -413,7 +439,7 @@ impl<'a> Worker<'a> {
 
     fn look_at_stream(&mut self) -> Result<(), End> {
         let Some(flight) = &mut self.flight else { return Ok(()) };
-        if self.comm.stream().is_idle(self.on).map_err(End::Broken)? {
+        if self.native.comm.stream().is_idle(self.native.on).map_err(End::Broken)? {
             let what = self.flight.take().map(|flight| flight.what);
             return match what {
                 Some(OnStream::Theirs(theirs)) => self.theirs_ended(theirs),
@@ -426,12 +452,22 @@ impl<'a> Worker<'a> {
         }
         if now >= flight.error_asked + ASK_ERRORS {
             flight.error_asked = now;
-            if let Some(code) = self.comm.async_error() {
+            let comm = Arc::clone(self.native.comm);
+            let until = now + self.shared.transfer_timeout;
+            let asked =
+                self.native.hand.call("HcclGetCommAsyncError", until, move |_| comm.async_error(), |_, _| ());
+            if let Some(code) = asked.map_err(|hung| self.hung(hung))? {
                 let what = "the network failed under it";
                 return Err(End::Broken(failed(self.shared.api, code, "transfer over HCCL", what)));
             }
         }
         Ok(())
+    }
+
+    /// Nothing more is asked of this communicator.
+    fn hung(&mut self, hung: Hung) -> End {
+        self.hangs = true;
+        End::Broken(hung.error("transfer over HCCL"))
     }
 
     fn ours_ended(&mut self) -> Result<(), End> {

@@ -1,13 +1,15 @@
 //! The end of a link's work: what can be said of each batch, and what has to be held.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use ropeway_core::{Quiet, Status, StatusKind};
 use ropeway_transport::Served;
 
+use super::super::comm::ABORT;
 use super::super::pins::Ticket;
 use super::super::wire::Message;
-use super::{Asked, End, OnStream, Round, Worker};
+use super::{Asked, Bound, End, OnStream, Round, Worker};
 
 impl Worker<'_> {
     /// Ends what is left, as far as that can be said now.
@@ -18,7 +20,7 @@ impl Worker<'_> {
         if let End::Broken(error) = &end {
             let _ = self.sink.say(Message::Broken(error.message().to_owned()).encode());
             if self.flight.is_some() {
-                stuck = Some(self.comm.stream().abort(self.on).is_ok());
+                stuck = Some(!self.hangs && self.abort());
             }
         }
         let mut in_doubt = stuck.is_some();
@@ -45,6 +47,13 @@ impl Worker<'_> {
         }
         let aborted = stuck.unwrap_or(true);
         Ended { why: end, in_doubt, aborted, held: held.map(|theirs| (theirs.served, theirs.ticket)) }
+    }
+
+    /// Whether the stream takes its abort.
+    fn abort(&self) -> bool {
+        let comm = Arc::clone(self.native.comm);
+        let abort = move |on: &Bound<'_>| comm.stream().abort(on).is_ok();
+        self.native.hand.call("a stream's abort", Instant::now() + ABORT, abort, |_, _| ()).unwrap_or(false)
     }
 }
 

@@ -57,8 +57,9 @@ impl Worker<'_> {
             Op::Read => (&theirs.pieces, &[]),
             Op::Write => (&[], &theirs.pieces),
         };
+        let (send, receive) = (send.to_vec(), receive.to_vec());
         // SAFETY: `served` holds the memory and the lease, and is dropped only once the stream was seen idle, or never.
-        let posted = unsafe { self.comm.post(send, receive) };
+        let posted = unsafe { self.post(send, receive) };
         self.posted(posted, OnStream::Theirs(theirs), batch, false)
     }
 
