@@ -85,7 +85,7 @@ pub use ropeway_ascend::{Npu, NpuConfig};
 pub use ropeway_core::layout::{CacheLayout, Strided};
 pub use ropeway_core::machine::lease::Outcome;
 pub use ropeway_core::plan::{RawCopy, Rect, Slice};
-pub use ropeway_core::wire::{Auth, Descriptor, LeaseName, Token};
+pub use ropeway_core::wire::{Auth, Descriptor, LeaseName, Secret, Token};
 pub use ropeway_core::{
     BlockId, CacheId, Error, ErrorKind, GrantId, Incarnation, Limits, Op, PeerId, Quiet, RegionId, Result,
     Retry, Rights, Status, StatusKind, TransferId,

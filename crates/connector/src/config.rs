@@ -1,1 +1,0 @@
-//! What the user asked for: vLLM's `kv_transfer_config` and the connector's own keys in it.
