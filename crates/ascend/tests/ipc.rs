@@ -10,6 +10,7 @@ use ropeway::{
     Region, Rights, Route, Strided, Submit, TransportKind,
 };
 use ropeway_ascend::Npu;
+use ropeway_ascend::hbm::HUGE_PAGE;
 use ropeway_ascend::ipc::{Ipc, IpcConfig};
 use ropeway_ascend::link::Native as _;
 use ropeway_core::{Limits, RegionId};
@@ -258,6 +259,37 @@ fn a_stranger_that_says_it_is_of_this_process_cannot_name_its_memory() {
             }
         }
     }
+}
+
+#[test]
+fn a_peer_cannot_name_memory_beyond_its_key() {
+    let name = "a_peer_cannot_name_memory_beyond_its_key";
+    let Some(simulator) = simulator(name) else { return };
+    let _shared = simulator.shared();
+    let janitor = Janitor::start().unwrap();
+    let config = NpuConfig::new(0).with_cann_path(simulator.root()).with_node("node0");
+    let npu = Npu::open(config, &Limits::default(), &janitor).unwrap();
+    let ipc = Ipc::new(&npu, IpcConfig::default()).unwrap();
+    ipc.enter().unwrap();
+    // Our own offer, but for the number that tells processes apart: what a peer in another process says.
+    let mut other = ipc.offer().to_vec();
+    other[14] ^= 1;
+    let (mut owner, mut importer) =
+        (ipc.open(&other, Role::Passive).unwrap(), ipc.open(&other, Role::Active).unwrap());
+    let region = RegionId { slot: 0, generation: 1 };
+    let memory = npu.alloc(HUGE_PAGE).unwrap();
+    let told = owner.register(region, &memory).unwrap();
+    let said = |offset: u64| [&told[..1], &offset.to_le_bytes(), &told[9..]].concat();
+    for (offset, len) in
+        [(0, HUGE_PAGE + 1), (1, HUGE_PAGE), (HUGE_PAGE, 1), (1 << 30, 1), (u64::MAX, 1), (0, u64::MAX)]
+    {
+        let error = importer.import(region, len, &said(offset)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{len} bytes at {offset}: {error}");
+    }
+    // A process opens a key once: those that were refused were closed.
+    importer.import(region, HUGE_PAGE, &said(0)).unwrap();
+    importer.release(region).unwrap();
+    owner.deregister(region).unwrap();
 }
 
 #[test]

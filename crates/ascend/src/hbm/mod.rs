@@ -17,10 +17,13 @@ use ropeway_transport::{Janitor, Memory};
 use crate::device::{Bound, Device, Work};
 use crate::error::check;
 pub(crate) use bounce::Bounce;
+pub(crate) use probe::containing;
 pub use probe::{Allocation, Found};
 
 /// Bytes of a huge page, which HCCS asks for.
 pub const HUGE_PAGE: u64 = 2 << 20;
+/// Bytes of the largest page that devices have.
+pub(crate) const PAGE_MAX: u64 = 1 << 30;
 
 /// A range of a device's memory.
 pub struct HbmMemory {

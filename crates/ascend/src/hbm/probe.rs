@@ -110,7 +110,8 @@ fn allocation(on: &Bound<'_>, address: u64) -> Allocation {
     }
 }
 
-fn containing(api: &acl::Api, address: u64) -> Option<(u64, u64)> {
+/// Base and length of the allocation that holds an address; `None` when this release does not tell.
+pub(crate) fn containing(api: &acl::Api, address: u64) -> Option<(u64, u64)> {
     let range = api.address_range.as_ref()?;
     let mut base: *mut c_void = null_mut();
     let mut bytes = 0;

@@ -13,7 +13,7 @@ use ropeway_transport::Memory;
 
 use crate::device::{Bound, Device};
 use crate::error::check;
-use crate::hbm::HbmMemory;
+use crate::hbm::{HbmMemory, PAGE_MAX, containing};
 
 /// A key with its final zero.
 pub(super) type Key = [u8; acl::IPC_KEY_BYTES];
@@ -92,6 +92,19 @@ pub(super) fn open(on: &Bound<'_>, key: &Key, other_device: bool) -> Result<u64>
         unsafe { (ipc(on)?.aclrtIpcMemImportByKey)(&mut address, key.as_ptr().cast::<c_char>(), flags) };
     check(on.acl(), code, "import by key", || "the peer's key".into())?;
     Ok(address as u64)
+}
+
+/// The address of a peer's region: `offset` bytes from its key's first page, which was opened at `first`. `None` when the
+/// peer names memory that its key does not stand for: at other addresses lies memory of our own.
+pub(super) fn within(on: &Bound<'_>, first: u64, offset: u64, len: u64) -> Option<u64> {
+    // A key begins with the region's page; no page is larger.
+    let base = first.checked_add(offset).filter(|_| offset < PAGE_MAX)?;
+    let end = base.checked_add(len)?;
+    match containing(on.acl(), first) {
+        Some((begin, bytes)) => (begin <= first && end - begin <= bytes).then_some(base),
+        // This release does not tell how much was opened.
+        None => Some(base),
+    }
 }
 
 /// Reads a key that a peer sent: 64 characters or fewer, and zeros.

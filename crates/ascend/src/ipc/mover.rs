@@ -11,7 +11,7 @@ use ropeway_core::{Error, ErrorKind, Op, RegionId, Result};
 use ropeway_transport::Memory;
 
 use super::Ipc;
-use super::keys::{Given, Key, bound, close, open, read_key};
+use super::keys::{Given, Key, bound, close, open, read_key, within};
 use super::neighbours::Lent;
 use super::offer::Offer;
 use super::process::Process;
@@ -201,9 +201,15 @@ unsafe impl Mover for IpcMover {
             }
             BY_KEY if !self.neighbour => {
                 let key = read_key(rest).ok_or_else(malformed)?;
-                let address = open(&bound(&self.device)?, &key, self.other_device)?;
+                let on = bound(&self.device)?;
+                let first = open(&on, &key, self.other_device)?;
+                let Some(base) = within(&on, first, word, len) else {
+                    // Not to be said to be withdrawn while it is open here.
+                    close(&on, &key)?;
+                    return Err(malformed());
+                };
                 self.imported.insert(region, key);
-                address.checked_add(word).ok_or_else(malformed)?
+                base
             }
             _ => return Err(malformed()),
         };
