@@ -178,6 +178,17 @@ fn the_experiment_sees_writes_after_a_destroy_exactly_when_there_are_some() {
 }
 
 #[test]
+fn the_experiment_on_memory_tells_what_the_library_says_of_each_kind() {
+    let Some(machine) = Machine::new("memory", &SimCann::default()) else { return };
+    let told = machine.json("experiment memory");
+    let moved = |at: usize| told["evidence"][at]["moved"].as_str().unwrap();
+    assert_eq!((moved(0), moved(2)), ("yes", "yes"), "{told}");
+    // The library's own number, although the engine would not have asked.
+    assert!(moved(1).contains("503900"), "{told}");
+    assert!(told["evidence"][1]["hccs"].as_str().unwrap().contains("pages of 4096"), "{told}");
+}
+
+#[test]
 fn one_command_writes_one_report_with_an_answer_to_every_question() {
     let Some(machine) = Machine::new("hardware", &SimCann::default()) else { return };
     let report = machine.state.join("report.json");

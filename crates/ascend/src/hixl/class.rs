@@ -54,6 +54,7 @@ struct Shared {
     /// While there are any it lets go of no region.
     links: Links,
     stages: Arc<Stages>,
+    any_pages: bool,
     probe: Arc<Memory>,
 }
 
@@ -81,6 +82,7 @@ impl HixlClass {
             registry: Mutex::new(Registry::new(offer.mode.regions_max())),
             links: Links::default(),
             stages: Stages::new(npu, Slots::new(Arc::clone(device))),
+            any_pages: config.any_pages,
             probe: npu.alloc(HUGE_PAGE)?,
             offer,
         };
@@ -263,7 +265,7 @@ impl Line for ToPeer<'_> {
 unsafe impl Mover for ClassMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
         let shared = &*self.shared;
-        let found = spans(memory, &shared.device, self.way, shared.offer.chip)?;
+        let found = spans(memory, &shared.device, (self.way, shared.offer.chip), shared.any_pages)?;
         // 256 regions are few: in communicator mode whole allocations are registered.
         let whole = found.whole.filter(|_| shared.offer.mode == Mode::Communicator);
         let key = shared.registry().add(found.span, whole, memory, shared)?;

@@ -48,6 +48,8 @@ pub struct HixlConfig {
     pub traffic_class: Option<u8>,
     /// RoCE's service level, 0 to 7. By default `HCCL_RDMA_SL`, else 4.
     pub service_level: Option<u8>,
+    /// Leaves it to the library to refuse pages that are believed too small for HCCS: to find out whether it does.
+    pub any_pages: bool,
 }
 
 impl HixlConfig {
@@ -63,6 +65,7 @@ impl HixlConfig {
             mode: None,
             traffic_class: None,
             service_level: None,
+            any_pages: false,
         }
     }
 }

@@ -20,18 +20,24 @@ pub(super) struct Found {
     pub(super) whole: Option<Span>,
 }
 
-/// Where a region lies, after checking that this way can use it.
+/// Where a region lies, after checking that this way can use it; `any_pages` leaves the size of its pages unchecked.
 ///
 /// # Errors
 /// `Unsupported`, with the mend: small pages over HCCS, another NPU's memory, host memory that is not pinned.
-pub(super) fn spans(memory: &Arc<Memory>, device: &Device, way: Way, chip: Chip) -> Result<Found> {
+pub(super) fn spans(
+    memory: &Arc<Memory>,
+    device: &Device,
+    (way, chip): (Way, Chip),
+    any_pages: bool,
+) -> Result<Found> {
     let refused = |message: String| Err(Error::new(ErrorKind::Unsupported, "register with HIXL", message));
     if let Some(hbm) = HbmMemory::of(memory) {
         if hbm.npu().user_id() != device.user_id() {
             let (other, ours) = (hbm.npu().user_id(), device.user_id());
             return refused(format!("the memory is on NPU {other}, this engine's HIXL on NPU {ours}"));
         }
-        if way == Way::Hccs {
+        hbm.check_awake("register with HIXL")?;
+        if way == Way::Hccs && !any_pages {
             hbm.check_hccs()?;
         }
         let device = |address, len| Span { address, len, kind: Kind::Device };

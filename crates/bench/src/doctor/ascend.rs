@@ -108,7 +108,11 @@ fn parts(cann: &'static Cann) -> Vec<Finding> {
     let acl = cann.acl();
     for (name, there, without) in [
         ("ipc", acl.ipc.is_some(), "there is no ipc transport"),
-        ("peer_access", acl.peer_access.is_some(), "there is no ipc transport"),
+        (
+            "peer_access",
+            acl.peer_access.is_some(),
+            "ipc between two devices rests on what the board allows by itself; its probe transfer tells",
+        ),
         ("vmm", acl.vmm.is_some(), "virtual memory (expandable segments) is not told from other memory"),
         ("events", acl.events.is_some(), "transfers cannot wait for a compute stream"),
         (

@@ -39,7 +39,8 @@ impl Side {
             config = config.with_cann_path(cann);
         }
         let npu = Npu::open(config, &Limits::default(), &janitor)?;
-        let config = HixlConfig::of(npu.config());
+        // Whether small pages work is asked of the library, not of our belief.
+        let config = HixlConfig { any_pages: true, ..HixlConfig::of(npu.config()) };
         let native: Arc<dyn Native> = match way {
             NativeWay::Hixl => Arc::new(HixlClass::open(&npu, &config)?),
             NativeWay::HixlC => Arc::new(HixlC::open(&npu, &config)?),

@@ -50,6 +50,7 @@ struct Shared {
     resources: CString,
     quality: (u8, u8),
     stages: Arc<Stages>,
+    any_pages: bool,
     probe: Arc<Memory>,
 }
 
@@ -85,6 +86,7 @@ impl HixlC {
             resources,
             quality,
             stages: Stages::new(npu, Slots::new(Arc::clone(device))),
+            any_pages: config.any_pages,
             probe: npu.alloc(HUGE_PAGE)?,
             offer,
         };

@@ -171,7 +171,7 @@ impl Registers for Once<'_> {
 unsafe impl Mover for CMover {
     fn register(&mut self, region: RegionId, memory: &Arc<Memory>) -> Result<Bytes> {
         let shared = &*self.shared;
-        let found = spans(memory, &shared.device, self.way, shared.offer.chip)?;
+        let found = spans(memory, &shared.device, (self.way, shared.offer.chip), shared.any_pages)?;
         let key = shared.registry().add(found.span, None, memory, shared)?;
         let ours = Ours { key, span: found.span, memory: Arc::clone(memory) };
         if let Some(before) = self.regions.insert(region, ours) {
