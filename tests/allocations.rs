@@ -2,8 +2,6 @@
 //!
 //! One test only: the counter sees every thread of the process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ropeway::{
@@ -12,6 +10,7 @@ use ropeway::{
 use ropeway_core::{
     Cursor, Limits, Op, PlanRequest, RegionId, RouteMap, RouteParts, Run, Runs, Scope, ServedRuns,
 };
+use ropeway_testkit::allocations::{Counting, fewest};
 
 const WAIT: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 256;
@@ -20,42 +19,8 @@ const STRIDE: u64 = 320;
 const FEW: u32 = 16;
 const MANY: u32 = 16_384;
 
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.realloc(at, layout, bytes) }
-    }
-}
-
-/// The fewest allocations that `work` took in some tries: threads beside it may allocate now and then.
-fn allocations(mut work: impl FnMut()) -> u64 {
-    let tries = (0..5).map(|_| {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        work();
-        ALLOCATIONS.load(Ordering::Relaxed) - before
-    });
-    tries.min().expect("some tries")
-}
 
 fn ids(count: u32) -> Vec<BlockId> {
     (0..count).map(BlockId).collect()
@@ -90,9 +55,9 @@ fn plans() {
         let serve =
             || ServedRuns::new(&layout, &request, Op::Read, 0, planned.total_bytes(), &limits).unwrap();
         let served = serve();
-        assert_eq!(allocations(|| drain(&planned)), 0, "expansion");
-        assert_eq!(allocations(|| drain(&served)), 0, "the served half's expansion");
-        (allocations(|| drop(plan())), allocations(|| drop(serve())))
+        assert_eq!(fewest(|| drain(&planned)), 0, "expansion");
+        assert_eq!(fewest(|| drain(&served)), 0, "the served half's expansion");
+        (fewest(|| drop(plan())), fewest(|| drop(serve())))
     };
     let least = cost(2, FEW);
     assert!(least.0 < 20 && least.1 < 30, "{least:?}");
@@ -142,7 +107,7 @@ fn transfers(kind: TransportKind) {
         let list = ids(count);
         let plan = pair.route.read(&pair.grant, &[&list], &[&list]).unwrap();
         assert_eq!(plan.runs(), u64::from(count));
-        allocations(|| {
+        fewest(|| {
             let report = plan.submit(Submit::default()).unwrap().wait(WAIT).expect("done in time").unwrap();
             assert_eq!(report.bytes, u64::from(count) * BLOCK);
         })

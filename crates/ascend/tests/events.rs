@@ -17,6 +17,28 @@ fn record(npu: &Npu, stream: &Stream, event: Event) -> Event {
     event
 }
 
+/// A stream that goes on when its gate is opened, and an event that is not recorded yet.
+fn held(npu: &Npu) -> (Gate, Stream, Event) {
+    let gate = Gate::new(npu);
+    let (stream, event) = stream_and_event(npu);
+    gate.close(npu, &stream);
+    (gate, stream, event)
+}
+
+/// An event that fires when the gate is opened.
+fn late(npu: &Npu) -> (Gate, Stream, Event) {
+    let (gate, stream, event) = held(npu);
+    let event = record(npu, &stream, event);
+    (gate, stream, event)
+}
+
+/// An event that fires by itself.
+fn soon(npu: &Npu) -> (Stream, Event) {
+    let (stream, event) = stream_and_event(npu);
+    let event = record(npu, &stream, event);
+    (stream, event)
+}
+
 /// Watches an event, which is its own keep-alive.
 fn watch(npu: &Npu, event: Event) -> (WatchId, Receiver<Result<()>>) {
     let (send, ended) = channel();
@@ -31,10 +53,7 @@ fn a_watched_event_calls_back_once_after_its_stream_has_passed_it() {
     let Some(simulator) = simulator("calls back") else { return };
     let _shared = simulator.shared();
     let npu = npu(simulator, 0);
-    let gate = Gate::new(&npu);
-    let (stream, event) = stream_and_event(&npu);
-    gate.close(&npu, &stream);
-    let event = record(&npu, &stream, event);
+    let (gate, _stream, event) = late(&npu);
     let (_, ended) = watch(&npu, event);
     assert!(
         ended.recv_timeout(Duration::from_millis(30)).is_err(),
@@ -55,9 +74,7 @@ fn read_under_a_late_write(
     let memory = npu.alloc(LEN as u64).unwrap();
     memory.fill(0, LEN as u64, 0x11).unwrap();
     let begin = HbmMemory::of(&memory).unwrap().begin();
-    let gate = Gate::new(&npu);
-    let (stream, event) = stream_and_event(&npu);
-    gate.close(&npu, &stream);
+    let (gate, stream, event) = held(&npu);
     let on = npu.device().enter().unwrap();
     simulator.late_write(stream.raw(), begin, LEN, 42, 20);
     stream.record(&on, &event).unwrap();
@@ -113,14 +130,10 @@ fn many_events_are_watched_at_a_time_and_a_late_one_holds_up_none() {
     let Some(simulator) = simulator("many events") else { return };
     let _shared = simulator.shared();
     let npu = npu(simulator, 0);
-    let gate = Gate::new(&npu);
-    let (stream, event) = stream_and_event(&npu);
-    gate.close(&npu, &stream);
-    let event = record(&npu, &stream, event);
+    let (gate, _stream, event) = late(&npu);
     let (_, late) = watch(&npu, event);
     for _ in 0..50 {
-        let (stream, event) = stream_and_event(&npu);
-        let event = record(&npu, &stream, event);
+        let (_stream, event) = soon(&npu);
         watch(&npu, event).1.recv_timeout(WAIT).unwrap().unwrap();
     }
     assert!(late.try_recv().is_err());
@@ -133,8 +146,7 @@ fn the_keep_alive_of_an_event_is_let_go_after_the_callback() {
     let Some(simulator) = simulator("keep-alive") else { return };
     let _shared = simulator.shared();
     let npu = npu(simulator, 0);
-    let (stream, event) = stream_and_event(&npu);
-    let event = record(&npu, &stream, event);
+    let (_stream, event) = soon(&npu);
     let kept = Arc::new(());
     let (send, ended) = channel();
     let (raw, counted) = (event.raw(), kept.clone());
@@ -153,10 +165,7 @@ fn an_event_that_is_given_up_ends_with_that() {
     let Some(simulator) = simulator("given up") else { return };
     let _shared = simulator.shared();
     let npu = npu(simulator, 0);
-    let gate = Gate::new(&npu);
-    let (stream, event) = stream_and_event(&npu);
-    gate.close(&npu, &stream);
-    let event = record(&npu, &stream, event);
+    let (gate, _stream, event) = late(&npu);
     let (id, ended) = watch(&npu, event);
     npu.give_up(id);
     assert_eq!(ended.recv_timeout(WAIT).unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
@@ -169,10 +178,7 @@ fn events_that_have_not_fired_when_the_npu_closes_end_with_that() {
     let Some(simulator) = simulator("closed") else { return };
     let _shared = simulator.shared();
     let (npu, other) = (npu(simulator, 0), npu(simulator, 0));
-    let gate = Gate::new(&other);
-    let (stream, event) = stream_and_event(&other);
-    gate.close(&other, &stream);
-    let event = record(&other, &stream, event);
+    let (gate, _stream, event) = late(&other);
     let (_, ended) = watch(&npu, event);
     drop(npu);
     assert_eq!(ended.recv_timeout(WAIT).unwrap().unwrap_err().kind(), ErrorKind::Closed);
@@ -185,10 +191,8 @@ fn events_beyond_the_limit_are_refused_and_there_is_room_again_after_one_has_fir
     let _shared = simulator.shared();
     let npu = npu(simulator, 0);
     let poller = EventPoller::new(npu.device().clone(), 2, npu.janitor());
-    let gate = Gate::new(&npu);
-    let (stream, event) = stream_and_event(&npu);
-    gate.close(&npu, &stream);
-    let event = Arc::new(record(&npu, &stream, event));
+    let (gate, _stream, event) = late(&npu);
+    let event = Arc::new(event);
     let watch = || {
         let (send, ended) = channel();
         let keep_alive = Box::new(event.clone());
@@ -213,10 +217,7 @@ fn asking_after_an_event_of_a_lost_device_fails_its_callback() {
     let Some(simulator) = simulator("lost device") else { return };
     let alone = simulator.alone();
     let npu = npu(simulator, 2);
-    let gate = Gate::new(&npu);
-    let (stream, event) = stream_and_event(&npu);
-    gate.close(&npu, &stream);
-    let event = record(&npu, &stream, event);
+    let (_gate, _stream, event) = late(&npu);
     let (_, ended) = watch(&npu, event);
     assert!(ended.recv_timeout(Duration::from_millis(20)).is_err());
     alone.faults("device_lost device=2");
@@ -254,9 +255,7 @@ fn a_wait_that_times_out_leaves_work_that_an_abort_ends() {
     let Some(simulator) = simulator("abort") else { return };
     let _shared = simulator.shared();
     let npu = npu(simulator, 0);
-    let gate = Gate::new(&npu);
-    let (stream, _event) = stream_and_event(&npu);
-    gate.close(&npu, &stream);
+    let (_gate, stream, _event) = held(&npu);
     let (timed_out, idle, after) = npu
         .device()
         .call(Work::Slow, "test", move |on| {
@@ -309,8 +308,7 @@ fn the_threads_of_an_idle_device_stay_asleep() {
     let Some(simulator) = simulator("idle") else { return };
     let _alone = simulator.alone();
     let npu = npu(simulator, 3);
-    let (stream, event) = stream_and_event(&npu);
-    let event = record(&npu, &stream, event);
+    let (_stream, event) = soon(&npu);
     watch(&npu, event).1.recv_timeout(WAIT).unwrap().unwrap();
     let mut before = Vec::new();
     eventually("the threads have gone to sleep", || {

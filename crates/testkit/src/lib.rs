@@ -1,12 +1,14 @@
 //! What tests of several crates share. Used from tests only.
 
 mod absent;
+pub mod allocations;
 pub mod cann;
 #[cfg(feature = "engine")]
 pub mod conformance;
 pub mod fuzz;
 #[cfg(feature = "engine")]
 pub mod idle;
+pub mod links;
 #[cfg(feature = "engine")]
 pub mod oracle;
 #[cfg(feature = "engine")]

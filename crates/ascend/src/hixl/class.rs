@@ -371,18 +371,11 @@ impl Shared {
 
 impl Registers for Shared {
     fn register(&self, span: Span) -> Result<usize> {
-        self.hixl.register(span).map_err(|number| {
-            let text = recent_text(self.device.acl());
-            let what = format!("{} bytes at {:#x}", span.len, span.address);
-            codes::failed(number, "register with HIXL", &what, text.as_deref())
-        })
+        codes::registered(&self.device, "register with HIXL", span, self.hixl.register(span))
     }
 
     fn deregister(&self, handle: usize) -> Result<()> {
-        self.hixl.deregister(handle).map_err(|number| {
-            let text = recent_text(self.device.acl());
-            codes::failed(number, "deregister with HIXL", "a region", text.as_deref())
-        })
+        codes::deregistered(&self.device, "deregister with HIXL", self.hixl.deregister(handle))
     }
 
     fn can_deregister(&self) -> bool {
@@ -411,16 +404,7 @@ impl Drop for Shared {
             return;
         }
         self.device.retire("end HIXL", move |_| {
-            registry.end(|handle| {
-                let let_go = hixl.deregister(handle);
-                if let Err(number) = let_go {
-                    tracing::warn!(
-                        number,
-                        "a region could not be deregistered before HIXL's end; its memory is leaked"
-                    );
-                }
-                let_go.is_ok()
-            });
+            registry.end(|handle| hixl.deregister(handle));
             hixl.end();
         });
     }

@@ -1,13 +1,13 @@
 //! What HIXL's numbers mean to a link, per call: the same number means different things at different calls.
 
 use ascend_sys::acl::ACL_ERROR_RT_LOST_HEARTBEAT;
-use ropeway_core::{Error, ErrorKind, Retry};
-
-use super::shim::{Code, Progress, code};
-use crate::device::Device;
+use ropeway_core::{Error, ErrorKind, Result, Retry};
 use ropeway_transport::TransportKind;
 
-use crate::error::{Code as Known, Library};
+use super::registry::Span;
+use super::shim::{Code, Progress, code};
+use crate::device::Device;
+use crate::error::{Code as Known, Library, recent_text};
 use crate::link::{Busy, Failure, Polled, PostError};
 
 /// After a post that failed.
@@ -76,4 +76,22 @@ pub(super) fn unconnected(device: &Device, number: Code, peer: &str, text: Optio
 /// Any other call that failed.
 pub(super) fn failed(number: Code, operation: &'static str, what: &str, text: Option<&str>) -> Error {
     Known::of(Library::Hixl, number.cast_signed()).error(operation, what, text)
+}
+
+/// After a registration by `operation`.
+pub(super) fn registered<T>(
+    device: &Device,
+    operation: &'static str,
+    span: Span,
+    done: Result<T, Code>,
+) -> Result<T> {
+    done.map_err(|number| {
+        let what = format!("{} bytes at {:#x}", span.len, span.address);
+        failed(number, operation, &what, recent_text(device.acl()).as_deref())
+    })
+}
+
+/// After the end of a registration by `operation`.
+pub(super) fn deregistered(device: &Device, operation: &'static str, done: Result<(), Code>) -> Result<()> {
+    done.map_err(|number| failed(number, operation, "a region", recent_text(device.acl()).as_deref()))
 }

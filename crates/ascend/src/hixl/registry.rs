@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ropeway_core::{Error, ErrorKind, Result};
 use ropeway_transport::Memory;
 
+use super::shim::Code;
 use crate::link::Holds;
 
 /// Whose memory, as HIXL counts: its numbers.
@@ -160,9 +161,13 @@ impl Registry {
 
     /// Hands each registration to `deregister`, once the library's engine ends, and lets its memory go; that of one that the
     /// library keeps is leaked.
-    pub(crate) fn end(self, mut deregister: impl FnMut(usize) -> bool) {
+    pub(crate) fn end(self, mut deregister: impl FnMut(usize) -> Result<(), Code>) {
         for entry in self.entries.into_values() {
-            if !deregister(entry.handle) {
+            if let Err(number) = deregister(entry.handle) {
+                tracing::warn!(
+                    number,
+                    "a region could not be deregistered before HIXL's end; its memory is leaked"
+                );
                 std::mem::forget(entry.held);
             }
         }

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ropeway_core::{
-    Cursor, Error, ErrorKind, GrantId, Limits, Op, PeerId, RegionId, Result, Rights, Run, Runs, Status,
-    StatusKind, TransferId,
+    Error, ErrorKind, GrantId, Limits, Op, PeerId, RegionId, Result, Rights, Runs, Status, StatusKind,
+    TransferId,
 };
+
+pub(crate) use ropeway_testkit::links::{List, WATCHDOG, eventually, grant, region, soon};
 
 use super::{OneSided, OneSidedConfig, pause};
 use crate::copy::Routine;
@@ -19,22 +21,6 @@ use crate::{
 
 pub(crate) const KINDS: [TransportKind; 3] =
     [TransportKind::Loopback, TransportKind::Shm, TransportKind::Cma];
-/// No test waits longer than this for anything.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(60);
-
-pub(crate) fn soon() -> Instant {
-    Instant::now() + WATCHDOG
-}
-
-/// Until `test` holds.
-pub(crate) fn eventually(what: &str, test: impl Fn() -> bool) {
-    let until = soon();
-    while !test() {
-        assert!(Instant::now() < until, "watchdog: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// What a link told its engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Told {
@@ -193,14 +179,6 @@ pub(crate) fn pair_of(kind: TransportKind, near: Arc<OneSided>, far: Arc<OneSide
     (End { engine: near, sink: near_sink, link: active }, End { engine: far, sink: far_sink, link: passive })
 }
 
-pub(crate) fn region(slot: u32) -> RegionId {
-    RegionId { slot, generation: 1 }
-}
-
-pub(crate) fn grant(slot: u32) -> GrantId {
-    GrantId { slot, generation: 1 }
-}
-
 impl End {
     /// A region of this end's memory, that the other end has imported.
     pub(crate) fn lend(&self, slot: u32, len: u64, to: &End) -> Arc<Memory> {
@@ -214,57 +192,6 @@ impl End {
         self.engine.fence().open(grant(slot), rights).unwrap();
         grant(slot)
     }
-}
-
-/// A plan for tests: a list of copies.
-pub(crate) struct List(pub(crate) Vec<Run>);
-
-impl List {
-    /// All of both regions, in pieces of `len` bytes, the pieces of the remote side in reverse order.
-    pub(crate) fn reversed(total: u64, len: u32) -> Arc<Self> {
-        let count = total / u64::from(len);
-        let at = |i: u64| i * u64::from(len);
-        let run =
-            |i: u64| Run { local: at(i), remote: at(count - 1 - i), len, local_region: 0, remote_region: 0 };
-        Arc::new(Self((0..count).map(run).collect()))
-    }
-}
-
-impl Runs for List {
-    fn total_bytes(&self) -> u64 {
-        self.0.iter().map(|run| u64::from(run.len)).sum()
-    }
-
-    fn total_runs(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn fill(&self, at: &mut Cursor, out: &mut [Run], bytes: u64) -> usize {
-        let (mut count, mut left) = (0, bytes);
-        while count < out.len() && left > 0 {
-            let Some(whole) = self.0.get(at.part as usize) else { break };
-            let len = (u64::from(whole.len) - at.byte).min(left);
-            out[count] = Run {
-                local: whole.local + at.byte,
-                remote: whole.remote + at.byte,
-                len: len as u32,
-                ..*whole
-            };
-            at.byte += len;
-            left -= len;
-            if at.byte == u64::from(whole.len) {
-                *at = Cursor { part: at.part + 1, ..Cursor::default() };
-            }
-            count += 1;
-        }
-        count
-    }
-
-    fn seek(&self, _: u64) -> Cursor {
-        Cursor::default()
-    }
-
-    fn encode(&self, _: &mut BytesMut) {}
 }
 
 /// Counts the ends.

@@ -175,18 +175,11 @@ impl Shared {
 /// The server's side. It lets go of a region whatever clients do: the link engine asks only after they have let go.
 impl Registers for Shared {
     fn register(&self, span: Span) -> Result<usize> {
-        self.server.register(span).map_err(|number| {
-            let text = recent_text(self.device.acl());
-            let what = format!("{} bytes at {:#x}", span.len, span.address);
-            codes::failed(number, "register with HIXL's server", &what, text.as_deref())
-        })
+        codes::registered(&self.device, "register with HIXL's server", span, self.server.register(span))
     }
 
     fn deregister(&self, handle: usize) -> Result<()> {
-        self.server.unregister(handle).map_err(|number| {
-            let text = recent_text(self.device.acl());
-            codes::failed(number, "deregister with HIXL's server", "a region", text.as_deref())
-        })
+        codes::deregistered(&self.device, "deregister with HIXL's server", self.server.unregister(handle))
     }
 
     fn can_deregister(&self) -> bool {
@@ -211,16 +204,7 @@ impl Drop for Shared {
             return;
         }
         self.device.retire("end HIXL's server", move |_| {
-            registry.end(|handle| {
-                let let_go = server.unregister(handle);
-                if let Err(number) = let_go {
-                    tracing::warn!(
-                        number,
-                        "a region could not be deregistered before the end of HIXL's server; its memory is leaked"
-                    );
-                }
-                let_go.is_ok()
-            });
+            registry.end(|handle| server.unregister(handle));
             server.end();
         });
     }

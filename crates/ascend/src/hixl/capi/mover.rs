@@ -150,11 +150,8 @@ struct Once<'a> {
 
 impl Registers for Once<'_> {
     fn register(&self, span: Span) -> Result<usize> {
-        self.client.borrow_mut().register(span).map(|()| 0).map_err(|number| {
-            let text = recent_text(self.shared.device.acl());
-            let what = format!("{} bytes at {:#x}", span.len, span.address);
-            codes::failed(number, "register with HIXL's client", &what, text.as_deref())
-        })
+        let done = self.client.borrow_mut().register(span).map(|()| 0);
+        codes::registered(&self.shared.device, "register with HIXL's client", span, done)
     }
 
     fn deregister(&self, _handle: usize) -> Result<()> {

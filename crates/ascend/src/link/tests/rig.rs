@@ -5,21 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ropeway_core::{
-    Cursor, Error, ErrorKind, GrantId, Limits, Op, PeerId, RegionId, Result, Run, Runs, Status, StatusKind,
-    TransferId,
+    Error, ErrorKind, GrantId, Limits, Op, PeerId, RegionId, Result, Runs, Status, StatusKind, TransferId,
 };
 use ropeway_transport::{
     Batch, Declined, Inbox, Janitor, Link, LinkConfig, LinkKey, LinkSink, Memory, Rejected, Role,
     ServeRequest, Served, State, Transport, TransportKind, Watcher,
 };
 
+pub(super) use ropeway_testkit::links::{List, WATCHDOG, eventually, grant, region, soon};
+
 use super::fake::{FakeNative, Hardware};
 use crate::link::{DeviceTransport, MoverLimits, Timing};
-
-/// No test waits longer than this for anything.
-pub(super) const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// Short times, so that tests of holding are quick; still long beside what a test does in between.
 pub(super) const TIMING: Timing = Timing {
@@ -29,30 +27,9 @@ pub(super) const TIMING: Timing = Timing {
     drain: Duration::from_millis(100),
 };
 
-pub(super) fn soon() -> Instant {
-    Instant::now() + WATCHDOG
-}
-
-/// Until `test` holds.
-pub(super) fn eventually(what: &str, test: impl Fn() -> bool) {
-    let until = soon();
-    while !test() {
-        assert!(Instant::now() < until, "watchdog: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 pub(super) fn janitor() -> Janitor {
     static JANITOR: OnceLock<Janitor> = OnceLock::new();
     JANITOR.get_or_init(|| Janitor::start().unwrap()).clone()
-}
-
-pub(super) fn region(slot: u32) -> RegionId {
-    RegionId { slot, generation: 1 }
-}
-
-pub(super) fn grant(slot: u32) -> GrantId {
-    GrantId { slot, generation: 1 }
 }
 
 pub(super) fn memory(len: u64, byte: u8) -> Arc<Memory> {
@@ -330,55 +307,6 @@ impl End {
         assert_eq!(to.link.import(region(slot), soon()).unwrap(), len);
         memory
     }
-}
-
-/// A plan for tests: a list of copies.
-pub(super) struct List(pub(super) Vec<Run>);
-
-impl List {
-    /// All of both regions, in pieces of `len` bytes.
-    pub(super) fn pieces(total: u64, len: u32) -> Arc<Self> {
-        let at = |i: u64| i * u64::from(len);
-        let run = |i: u64| Run { local: at(i), remote: at(i), len, local_region: 0, remote_region: 0 };
-        Arc::new(Self((0..total / u64::from(len)).map(run).collect()))
-    }
-}
-
-impl Runs for List {
-    fn total_bytes(&self) -> u64 {
-        self.0.iter().map(|run| u64::from(run.len)).sum()
-    }
-
-    fn total_runs(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn fill(&self, at: &mut Cursor, out: &mut [Run], bytes: u64) -> usize {
-        let (mut count, mut left) = (0, bytes);
-        while count < out.len() && left > 0 {
-            let Some(whole) = self.0.get(at.part as usize) else { break };
-            let len = (u64::from(whole.len) - at.byte).min(left);
-            out[count] = Run {
-                local: whole.local + at.byte,
-                remote: whole.remote + at.byte,
-                len: len as u32,
-                ..*whole
-            };
-            at.byte += len;
-            left -= len;
-            if at.byte == u64::from(whole.len) {
-                *at = Cursor { part: at.part + 1, ..Cursor::default() };
-            }
-            count += 1;
-        }
-        count
-    }
-
-    fn seek(&self, _: u64) -> Cursor {
-        Cursor::default()
-    }
-
-    fn encode(&self, _: &mut BytesMut) {}
 }
 
 /// Counts the ends; says whether pins were handed over for quarantine.
