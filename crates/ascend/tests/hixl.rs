@@ -115,6 +115,8 @@ fn among(first: u16, taken: u16) -> impl FnOnce(&mut HixlConfig) {
     move |config| {
         config.ports = first..=first + taken;
         config.address = Some(own_address());
+        // The NPU's own ports are shared with the other tests.
+        config.device_port = Some(first);
     }
 }
 
@@ -300,21 +302,27 @@ fn a_peer_that_swallows_connects_holds_up_nobody_else() {
         let (mut good, _to) = link(&one, &two);
         let (mut bad, _other) = prepare(&one, &hole);
         alone.faults(&format!("blackhole_connect remote={}", hole.facts().engine));
-        let ended = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let stuck = scope.spawn(|| {
-                let answer = bad.mover().connect(Duration::from_secs(2));
-                ended.store(true, Ordering::Release);
-                answer
-            });
-            std::thread::sleep(Duration::from_millis(100));
-            for _ in 0..50 {
-                good.run(Op::Read, &[good.desc(0, 0, 65_536)]).unwrap();
-            }
-            assert!(!ended.load(Ordering::Acquire), "fifty reads passed while the connect was still waiting");
-            let error = stuck.join().unwrap().unwrap_err();
-            assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::LinkLost), "{error}");
-        });
+        let mut pass_meanwhile = |patience| {
+            let ended = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let stuck = scope.spawn(|| {
+                    let answer = bad.mover().connect(patience);
+                    ended.store(true, Ordering::Release);
+                    answer
+                });
+                std::thread::sleep(Duration::from_millis(100));
+                for _ in 0..50 {
+                    good.run(Op::Read, &[good.desc(0, 0, 65_536)]).unwrap();
+                }
+                let waiting = !ended.load(Ordering::Acquire);
+                let error = stuck.join().unwrap().unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::LinkLost), "{error}");
+                waiting
+            })
+        };
+        // A machine that is busy elsewhere gets more time for the reads.
+        let passed = [2, 8, 32].into_iter().any(|seconds| pass_meanwhile(Duration::from_secs(seconds)));
+        assert!(passed, "fifty reads passed while the connect was still waiting");
         alone.faults("");
         // Given up once, it is not taken for connected later.
         assert_eq!(bad.mover().connect(SHORT).unwrap(), Connected::New);

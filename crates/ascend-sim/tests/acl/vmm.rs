@@ -41,6 +41,7 @@ fn memory_is_reserved_mapped_used_unmapped_and_released_in_order() {
     assert_eq!(sim_aclrtMapMem(at, PAGE, 64, one, 0), 107_000, "offset 0 only");
     assert_eq!(sim_aclrtMapMem(at, 2 * PAGE, 0, one, 0), 107_000, "a handle is mapped whole");
     assert_eq!(sim_aclrtMapMem(at + PAGE, PAGE, 0, one, 0), OK);
+    assert_eq!(memcpy(at + PAGE - 8, 16, [0_u8; 16].as_ptr() as usize, 16, H2D), 107_000, "begins before it");
     assert_eq!(sim_aclrtMapMem(at, PAGE, 0, two, 0), OK);
     assert_eq!(sim_aclrtMapMem(at, PAGE, 0, two, 0), 107_000);
     let bytes: Vec<u8> = (0..128).collect();

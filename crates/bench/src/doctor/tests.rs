@@ -62,7 +62,7 @@ fn what_hinders_is_found_and_what_does_not_is_not() {
         &[
             ("/proc/sys/kernel/osrelease", "4.19.90-vhulk\n"),
             ("/proc/sys/kernel/yama/ptrace_scope", "1\n"),
-            ("/sys/fs/cgroup/cpu.max", "50000 100000\n"),
+            ("/sys/fs/cgroup/cpu.max", "10000 100000\n"),
             ("/sys/fs/cgroup/memory.max", "2147483648\n"),
             ("/sys/fs/cgroup/memory.current", "2000000000\n"),
             ("/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n"),

@@ -74,11 +74,10 @@ fn a_peer_that_hangs_in_connect_does_not_slow_another() {
     let memory = memory(4096, 9);
     near.hang_connects(true);
     std::thread::scope(|scope| {
-        let deadline = Instant::now() + Duration::from_secs(2);
         let theirs = engine(&second);
         let hanging = scope.spawn({
             let (near, ours, second) = (&near, &ours, &second);
-            move || try_pair((near, ours), (second, &theirs), deadline).0.is_err()
+            move || try_pair((near, ours), (second, &theirs), soon()).0.is_ok()
         });
         super::rig::eventually("the second connect hangs", || near.count(|call| *call == Call::Connect) == 2);
         let mut moved = 0;
@@ -89,7 +88,7 @@ fn a_peer_that_hangs_in_connect_does_not_slow_another() {
         }
         assert_eq!(moved, 200, "transfers to one peer waited for the other");
         near.hang_connects(false);
-        hanging.join().unwrap();
+        assert!(hanging.join().unwrap(), "the hanging connect went on");
     });
 }
 
