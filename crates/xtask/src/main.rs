@@ -5,6 +5,7 @@ mod aarch64;
 mod bench;
 mod bindings;
 mod counts;
+mod e2e;
 mod figures;
 mod fuzz;
 mod hardware;
@@ -42,6 +43,10 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Proves connectors with real vLLM on the CPU, behind proxies and routers; ends with the verdict table.
+    ///
+    /// Makes environments of some GB in the user's cache, models on the spot. `tests/e2e/README.md` says what is checked.
+    E2e(e2e::EndToEnd),
     /// Lays out the software CANN in a folder, as an installation: for ROPEWAY_CANN_PATH, without an NPU.
     SimCann(sim_cann::Layout),
     /// Finds out on NPUs what no document says: conformance, doctor, transfers, experiments, in one report.
@@ -66,6 +71,7 @@ fn main() -> ExitCode {
         Command::Test(selection) => stage::run(test::STAGES, &selection),
         Command::Lint(selection) => stage::run(lint::STAGES, &selection),
         Command::Bench { arguments } => bench::run(arguments),
+        Command::E2e(options) => e2e::run(&options),
         Command::Hardware(options) => hardware::run(&options),
         Command::SimCann(layout) => sim_cann::run(&layout),
         Command::Bindings { check } => match bindings::run(check) {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::stage::absences_path;
 
-/// Test results, as libtest's closing lines tell them.
+/// Test results, as the closing lines of libtest and pytest tell them.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,
@@ -121,10 +121,13 @@ impl Counts {
     }
 
     fn add_line(&mut self, line: &str) {
-        let Some(results) = line.strip_prefix("test result: ") else {
+        // pytest frames its closing line: `==== 2 failed, 5 passed in 0.12s ====`.
+        let framed = line.strip_prefix("==").filter(|rest| rest.ends_with("==") && rest.contains(" in "));
+        let Some(results) = line.strip_prefix("test result: ").or(framed.map(|rest| rest.trim_matches('=')))
+        else {
             return;
         };
-        for part in results.split(['.', ';']) {
+        for part in results.split(['.', ';', ',']) {
             let mut words = part.split_whitespace();
             let (Some(count), Some(word)) =
                 (words.next().and_then(|word| word.parse::<u64>().ok()), words.next())
@@ -134,7 +137,7 @@ impl Counts {
             match word {
                 "passed" => self.passed += count,
                 "failed" => self.failed += count,
-                "ignored" => self.ignored += count,
+                "ignored" | "skipped" => self.ignored += count,
                 _ => {}
             }
         }
@@ -170,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_lines_of_libtest_are_counted_and_others_are_not() {
+    fn closing_lines_of_libtest_and_pytest_are_counted_and_others_are_not() {
         let mut counts = Counts::default();
         counts.add_line(
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s",
@@ -179,7 +182,10 @@ mod tests {
             "test result: FAILED. 2 passed; 5 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s",
         );
         counts.add_line("99 passed; 99 failed");
+        counts.add_line("==== test session starts ====");
         assert_eq!((counts.passed, counts.failed, counts.ignored), (14, 5, 1));
+        counts.add_line("============ 2 failed, 30 passed, 1 skipped in 0.52s ============");
+        assert_eq!((counts.passed, counts.failed, counts.ignored), (44, 7, 2));
     }
 
     #[test]

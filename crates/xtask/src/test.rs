@@ -2,6 +2,7 @@
 
 use crate::aarch64::Toolchain;
 use crate::counts;
+use crate::e2e;
 use crate::fuzz;
 use crate::stage::{Outcome, Stage};
 use crate::step::{self, Step, run_all};
@@ -13,6 +14,11 @@ pub(crate) const STAGES: &[Stage] = &[
         name: "ascend",
         about: "the ABI of CANN, the software CANN, and NPU transports held to the conformance facts on it",
         run: ascend,
+    },
+    Stage {
+        name: "harness",
+        about: "the harness of `e2e` against fakes, without vLLM",
+        run: e2e::harness_tests,
     },
     Stage { name: "doctests", about: "the examples in the documentation", run: doctests },
     Stage {

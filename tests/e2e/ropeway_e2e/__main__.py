@@ -1,0 +1,57 @@
+"""The harness by itself. `cargo xtask e2e` makes the environments and calls it.
+
+    python3 -m ropeway_e2e versions [--all] [--only NAME]
+    python3 -m ropeway_e2e run --cache DIR --out DIR --python VERSION=PATH ... [--all] [--only NAME]
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from . import scenarios, verdict
+from .run import Run
+
+
+def main() -> int:
+    arguments = parse()
+    try:
+        chosen = scenarios.chosen(arguments.only, arguments.all)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.command == "list":
+        for one in chosen:
+            print(f"{one.name:<18} {one.connector.name} over {one.connector.transport}, {one.model}, vLLM {one.vllm}, "
+                  f"behind {', '.join(one.routers)}")
+        return 0
+    if arguments.command == "versions":
+        print("\n".join(dict.fromkeys(one.vllm for one in chosen)))
+        return 0
+    # A harness that is asked to end still ends its servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    pythons = dict(pair.split("=", 1) for pair in arguments.python)
+    run, rows = Run(pythons, arguments.cache, arguments.out), []
+    for one in chosen:
+        rows += run.scenario(one)
+        verdict.save(rows, arguments.out)
+    print(f"\n{verdict.table(rows)}")
+    return 0 if rows and all(row.good for row in rows) else 1
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ropeway_e2e")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("list", "versions", "run"):
+        command = commands.add_parser(name)
+        command.add_argument("--all", action="store_true")
+        command.add_argument("--only", action="append", default=[], metavar="NAME")
+        if name == "run":
+            command.add_argument("--cache", type=Path, required=True)
+            command.add_argument("--out", type=Path, required=True)
+            command.add_argument("--python", action="append", default=[], metavar="VERSION=PATH")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

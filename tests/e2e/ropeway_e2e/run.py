@@ -1,0 +1,173 @@
+"""Runs a scenario: a pair is started once, and each router in front of it gives a row of the verdict."""
+
+import time
+from pathlib import Path
+
+from . import checks, rounds
+from .checks import Seen
+from .client import body_of, complete
+from .instance import Failed
+from .metrics import Metrics
+from .pair import Instances
+from .processes import cores_used, resident_bytes
+from .prompts import ANSWER, resolve, suite
+from .proxy import Proxy
+from .reference import IDLE_SECONDS, Reference, model, reference
+from .rounds import Entry
+from .scenarios import Scenario
+from .verdict import Row
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+class Run:
+    """What all scenarios of a run have in common."""
+
+    def __init__(self, pythons: dict[str, str], cache: Path, out: Path) -> None:
+        self.pythons, self.cache, self.out = pythons, cache, out
+        # Tokens of scenarios that ran before, for those that trust them.
+        self.tokens: dict[str, dict[str, list[int]]] = {}
+
+    def scenario(self, scenario: Scenario) -> list[Row]:
+        """A row for each router; one that says why when the pair did not come up."""
+        say(f"{scenario.name}: {scenario.connector.name} over {scenario.connector.transport}, {scenario.model}")
+        python, logs = self.pythons[scenario.vllm], self.out / "logs" / scenario.name
+        instances = None
+        try:
+            known = reference(scenario.model, scenario.vllm, python, self.cache, self.out / "logs")
+            instances = Instances(scenario, python, model(scenario.model, python, self.cache), logs)
+            say(f"{scenario.name}: both instances are up after {instances.wait_ready():.0f} s")
+            rows = [self.behind(instances, router, known, first=router == scenario.routers[0])
+                    for router in scenario.routers]
+            if scenario.kill:
+                rows.append(self.killed(instances, known))
+        except (Failed, OSError) as error:
+            rows = [broken(scenario, scenario.routers[0], str(error))]
+        finally:
+            if instances is not None:
+                instances.stop()
+        if instances is not None and all(row.good for row in rows):
+            instances.forget()
+        return rows
+
+    def behind(self, instances: Instances, router: str, known: Reference, first: bool) -> Row:
+        scenario, start = instances.scenario, time.monotonic()
+        row, seen = row_of(scenario, router), Seen(idle_cores_alone=known.idle_cores)
+        try:
+            with instances.entry(router) as (entry, proxy):
+                if first:
+                    # Nobody has met anybody yet.
+                    row.times_ms |= rounds.handshake(entry)
+                self.observe(scenario, entry, proxy, known, seen, row)
+            row.idle_cores = seen.idle_cores = idle(instances)
+            row.memory_bytes = {side: resident_bytes(process.pid) for side, process in sides(instances).items()}
+        except (Failed, OSError) as error:
+            seen.broken.append(str(error))
+        seen.alive = {side: process.answers() for side, process in sides(instances).items()}
+        row.findings = checks.judge(seen, scenario.rounds, scenario.connector.idle_cores_max)
+        row.control = bool(scenario.must_fail)
+        row.good = checks.as_expected(row.findings, scenario.must_fail)
+        row.prompts = len(seen.sequential) + len(seen.concurrent) + len(seen.primed) + len(seen.after_disconnects)
+        equal = ("_outputs_equal", "right_after_disconnects")
+        row.outputs_equal = row.prompts > 0 and not any(f.check.endswith(equal) for f in row.failed())
+        row.tokens_external, row.tokens_local = checks.token_totals(seen)
+        row.seconds = round(time.monotonic() - start, 1)
+        say(f"{scenario.name} behind {router}: {row.word}, {row.seconds:.0f} s")
+        return row
+
+    def observe(self, scenario: Scenario, entry: Entry, proxy: Proxy | None, known: Reference, seen: Seen,
+                row: Row) -> None:
+        """Every round of the scenario, in the order in which later ones depend on none before."""
+        seen.references = self.expected(scenario, entry, known)
+        entry.reset()
+        seen.control = rounds.control(entry, known.answers)
+        before = Metrics.of(entry.decode)
+        seen.sequential = rounds.sequential(entry, seen.references)
+        for name in scenario.rounds:
+            if name in rounds.ROUNDS:
+                found = rounds.ROUNDS[name](entry, seen.references)
+                setattr(seen, {"disconnects": "after_disconnects"}.get(name, name), found)
+        row.times_ms |= rounds.times(entry, proxy, scenario.timed)
+        row.times_ms["single_first_token_ms"] = known.first_token_ms
+        seen.held = entry.given_back()
+        after = Metrics.of(entry.decode)
+        seen.metrics_missing = [name for name in scenario.connector.metrics if not after.has(name)]
+        row.times_ms["connector_transfer_ms"] = mean_between(before, after, scenario.connector.transfer_time)
+        if proxy and proxy.trips:
+            row.params = next((trip.params for trip in reversed(proxy.trips) if trip.params), None)
+        self.tokens[scenario.name] = {one.prompt: one.answer.tokens for one in seen.sequential}
+
+    def killed(self, instances: Instances, known: Reference) -> Row:
+        """Kills the prefill instance when it has answered and lent its blocks, and starts it again."""
+        row, start = row_of(instances.scenario, "proxy, P killed"), time.monotonic()
+        seen = Seen(references=known.answers)
+        try:
+            with instances.entry("proxy") as (entry, proxy):
+                entry.reset()
+                proxy.between = instances.prefill.kill
+                seen.killed = rounds.some(entry, known.answers, ("some",))
+            instances.prefill = instances.start("prefill")
+            say(f"{instances.scenario.name}: the prefill instance is back after "
+                f"{instances.prefill.wait_ready():.0f} s")
+            with instances.entry("proxy") as (entry, proxy):
+                seen.after_restart = rounds.some(entry, known.answers, ("block+1", "some", "longest"))
+                seen.held = entry.given_back()
+        except (Failed, OSError) as error:
+            seen.broken.append(str(error))
+        seen.alive = {side: process.answers() for side, process in sides(instances).items()}
+        row.findings = checks.judge_fault(seen)
+        row.good = checks.as_expected(row.findings, frozenset())
+        row.prompts = len(seen.killed) + len(seen.after_restart)
+        row.outputs_equal = not any("_never_" in f.check or "right_" in f.check for f in row.failed())
+        row.seconds = round(time.monotonic() - start, 1)
+        say(f"{instances.scenario.name}, killed: {row.word}, {row.seconds:.0f} s; the client of the lost request was "
+            f"told: {[one.answer.error for one in seen.killed]}")
+        return row
+
+    def expected(self, scenario: Scenario, entry: Entry, known: Reference) -> dict[str, list[int]]:
+        """The tokens to expect: of a single instance, of a trusted scenario, or of this pair's first pass."""
+        if scenario.reference == "single":
+            return known.answers
+        if scenario.reference != "itself":
+            if scenario.reference not in self.tokens:
+                raise Failed(f"the tokens of `{scenario.reference}` are the reference, and it has not run")
+            return self.tokens[scenario.reference]
+        found = {one.prompt: one.answer.tokens for one in rounds.sequential(entry, known.answers)}
+        # A second turn starts from the answer of this pair, not of the single instance.
+        for prompt in suite():
+            if prompt.after is not None:
+                found[prompt.name] = complete(entry.url, body_of(resolve(prompt, found), ANSWER)).tokens
+        return found
+
+
+def sides(instances: Instances) -> dict[str, object]:
+    return {"prefill": instances.prefill, "decode": instances.decode}
+
+
+def idle(instances: Instances) -> dict[str, float]:
+    """Cores that each side keeps busy with nothing to do."""
+    time.sleep(2)
+    used = cores_used([process.pid for process in sides(instances).values()], IDLE_SECONDS)
+    return dict(zip(sides(instances), used))
+
+
+def mean_between(before: Metrics, after: Metrics, histogram: str | None) -> float | None:
+    """The mean in milliseconds of what a histogram of seconds took in meanwhile."""
+    if histogram is None:
+        return None
+    count = after.total(f"{histogram}_count") - before.total(f"{histogram}_count")
+    total = after.total(f"{histogram}_sum") - before.total(f"{histogram}_sum")
+    return round(total / count * 1000, 2) if count else None
+
+
+def row_of(scenario: Scenario, router: str) -> Row:
+    connector = scenario.connector
+    return Row(scenario.name, connector.name, connector.transport, router, scenario.model, scenario.vllm)
+
+
+def broken(scenario: Scenario, router: str, why: str) -> Row:
+    row = row_of(scenario, router)
+    row.findings = [checks.Finding("harness_whole", (why,))]
+    return row

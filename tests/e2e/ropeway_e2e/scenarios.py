@@ -1,0 +1,101 @@
+"""What is proven: each scenario is a record. A new connector or transport is a new record here, nothing else."""
+
+from dataclasses import dataclass, field, replace
+
+NEWEST = "0.32.0"
+
+
+@dataclass(frozen=True)
+class Connector:
+    """A connector as vLLM is told of it.
+
+    Strings in `config` and `environment` may hold `{side_port}` and `{bootstrap_port}`: free ports, other ones for
+    each instance. `metrics` must be on the decode instance once KV was moved; `transfer_time` is a histogram there.
+    """
+
+    name: str
+    transport: str
+    config: dict
+    environment: dict[str, str] = field(default_factory=dict)
+    dialect: str = "nixl"
+    metrics: tuple[str, ...] = ()
+    transfer_time: str | None = None
+    # Idle cores of an instance above those of one without a connector; None: told in the table, not judged.
+    idle_cores_max: float | None = None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One start of a prefill and a decode instance, and all that is asked of them."""
+
+    name: str
+    connector: Connector
+    model: str = "llama"
+    vllm: str = NEWEST
+    routers: tuple[str, ...] = ("proxy", "proxy-absent", "vllm-router")
+    tensor_parallel: tuple[int, int] = (1, 1)
+    rounds: tuple[str, ...] = ("sequential", "concurrent", "primed", "disconnects")
+    # A further row: the prefill instance is killed between the legs of a request, and started again.
+    kill: bool = False
+    # Where the expected tokens come from: a single instance, or the scenario whose tokens are trusted.
+    reference: str = "single"
+    # Checks that must fail, and no others may: a control that proves that the checks see what they should.
+    must_fail: frozenset[str] = frozenset()
+    timed: int = 5
+    environment: dict[str, str] = field(default_factory=dict)
+    # Without `--all` only these run: the rest takes longer than a CI has.
+    always: bool = False
+
+
+NIXL_METRICS = (
+    "vllm:nixl_xfer_time_seconds", "vllm:nixl_post_time_seconds", "vllm:nixl_bytes_transferred",
+    "vllm:nixl_num_descriptors", "vllm:nixl_num_failed_transfers", "vllm:nixl_num_failed_notifications",
+    "vllm:nixl_num_kv_expired_reqs",
+)
+
+NIXL = Connector(
+    "NixlConnector", "ucx", {"kv_connector": "NixlConnector"},
+    {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": "{side_port}"},
+    metrics=NIXL_METRICS, transfer_time="vllm:nixl_xfer_time_seconds")
+
+# vLLM's own connector, with the one line that asks for a device index answered on machines without an accelerator.
+MOONCAKE = Connector(
+    "MooncakeConnector", "tcp",
+    {"kv_connector": "MooncakeConnector", "kv_connector_module_path": "e2e_shims.mooncake_cpu",
+     "kv_connector_extra_config": {"mooncake_protocol": "tcp", "num_workers": 2}},
+    # By default both sides wait 480 s for a transfer whose client has left, and the decode instance holds its blocks.
+    {"VLLM_MOONCAKE_BOOTSTRAP_PORT": "{bootstrap_port}", "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "20"},
+    dialect="mooncake")
+
+# A decode instance whose received KV is spoiled: proves that the comparison of tokens would notice.
+SPOILED = replace(
+    MOONCAKE, transport="tcp, spoiled",
+    config=MOONCAKE.config | {"kv_connector_module_path": "e2e_shims.spoiled"},
+    environment=MOONCAKE.environment | {"ROPEWAY_E2E_SPOILS": "e2e_shims.mooncake_cpu:MooncakeConnector"})
+
+MOONCAKE_ROUTERS = ("proxy", "vllm-router")
+WRONG_TOKENS = frozenset({"sequential_outputs_equal", "concurrent_outputs_equal"})
+
+SCENARIOS = (
+    Scenario("nixl", NIXL, kill=True),
+    Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),
+    Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
+             must_fail=WRONG_TOKENS),
+    Scenario("mooncake-qwen2", MOONCAKE, "qwen2", routers=("proxy",), timed=0),
+    Scenario("mooncake-gemma3", MOONCAKE, "gemma3", routers=("proxy",), timed=0),
+    # vLLM's prefill and decode kernels of MLA disagree on the CPU: no answer of a single instance is a reference,
+    # and batches of other shapes change the tokens. So one at a time, and against another connector's tokens.
+    Scenario("mooncake-mla", MOONCAKE, "mla", routers=("proxy",), rounds=("sequential",), reference="itself",
+             timed=0),
+)
+
+
+def chosen(only: list[str], every: bool) -> list[Scenario]:
+    """The scenarios to run, in their order. Raises ValueError for a name that is not there."""
+    known = {one.name: one for one in SCENARIOS}
+    for name in only:
+        if name not in known:
+            raise ValueError(f"there is no scenario `{name}`; there are: {', '.join(known)}")
+    if only:
+        return [one for one in SCENARIOS if one.name in only]
+    return [one for one in SCENARIOS if every or one.always]

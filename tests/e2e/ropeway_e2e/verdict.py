@@ -1,0 +1,85 @@
+"""The table: connector, transport, router, model; equal or not, tokens that came over, times, idle cores."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .checks import Finding
+
+
+@dataclass
+class Row:
+    """One scenario behind one router."""
+
+    scenario: str
+    connector: str
+    transport: str
+    router: str
+    model: str
+    vllm: str
+    # As it must be: all passed, or in a control exactly those failed that must.
+    good: bool = False
+    control: bool = False
+    outputs_equal: bool = False
+    prompts: int = 0
+    tokens_external: int = 0
+    tokens_local: int = 0
+    times_ms: dict[str, float | None] = field(default_factory=dict)
+    idle_cores: dict[str, float] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    params: dict | None = None
+    seconds: float = 0.0
+
+    def failed(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.passed]
+
+    @property
+    def word(self) -> str:
+        if self.control:
+            return "fails, as it must" if self.good else "CONTROL NOT AS EXPECTED"
+        return "pass" if self.good else "FAIL"
+
+
+HEADS = ("connector", "transport", "router", "model", "vLLM", "verdict", "outputs", "tokens ext/local",
+         "TTFT ms", "single ms", "decode leg ms", "cached ms", "moved ms", "1st/2nd request ms", "idle cores P/D")
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def cells(row: Row) -> list[str]:
+    times = row.times_ms
+    return [
+        row.connector, row.transport, row.router, row.model, row.vllm, row.word,
+        f"{'equal' if row.outputs_equal else 'DIFFER'} ({row.prompts})", f"{row.tokens_external}/{row.tokens_local}",
+        number(times.get("first_token_ms")), number(times.get("single_first_token_ms")),
+        number(times.get("decode_leg_ms")), number(times.get("decode_leg_cached_ms")),
+        number(times.get("connector_transfer_ms"), 1),
+        f"{number(times.get('request_1_ms'))}/{number(times.get('request_2_ms'))}",
+        "/".join(number(row.idle_cores.get(side), 2) for side in ("prefill", "decode")),
+    ]
+
+
+def table(rows: list[Row]) -> str:
+    """The table as text, in Markdown, then what was wrong, line by line."""
+    lines = [list(HEADS), *(cells(row) for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(HEADS))]
+    text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    for row in rows:
+        for finding in row.failed():
+            text.append(f"{row.scenario} behind {row.router}: {finding.check}:")
+            text += [f"    {line}" for line in finding.wrong[:6]]
+            text += [f"    and {len(finding.wrong) - 6} more"] if len(finding.wrong) > 6 else []
+    passed = sum(row.good for row in rows)
+    # In the form that a reader of test runs looks for.
+    return "\n".join([*text, "", f"{passed} passed, {len(rows) - passed} failed"])
+
+
+def save(rows: list[Row], folder: Path) -> None:
+    """Both forms; written after each row, so that a run that breaks off has left what it had."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "verdict.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    (folder / "verdict.txt").write_text(table(rows) + "\n")

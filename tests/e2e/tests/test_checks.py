@@ -1,0 +1,169 @@
+"""The rounds and checks against fakes: all pass when nothing is wrong, and each fails when its fact is false."""
+
+import pytest
+from fake_vllm import BLOCK, FakeVllm, answer_of, kv_of
+from ropeway_e2e import checks, prompts, rounds
+from ropeway_e2e.checks import Asked, Seen, as_expected, judge
+from ropeway_e2e.client import Answer
+from ropeway_e2e.metrics import Metrics
+from ropeway_e2e.proxy import Pair, Proxy
+from ropeway_e2e.rounds import Entry
+
+ROUNDS = ("sequential", "concurrent", "primed", "disconnects")
+METRICS = ("vllm:fake_xfer_time_seconds",)
+
+
+def references() -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for prompt in prompts.suite():
+        found[prompt.name] = answer_of(kv_of(prompts.resolve(prompt, found)), prompts.ANSWER)
+    return found
+
+
+def observe(prefill_wrong: tuple[str, ...] = (), decode_wrong: tuple[str, ...] = (), metrics=METRICS) -> Seen:
+    """What a run sees of two fakes behind the built-in proxy."""
+    seen = Seen(references=references(), idle_cores_alone=0.05)
+    with FakeVllm(*prefill_wrong) as prefill, FakeVllm(*decode_wrong, metrics=metrics, token_s=0.001) as decode:
+        with Proxy([Pair(prefill.url, decode.url)]) as proxy:
+            entry = Entry(proxy.url, prefill.url, decode.url)
+            seen.control = rounds.control(entry, seen.references)
+            seen.sequential = rounds.sequential(entry, seen.references)
+            seen.concurrent = rounds.concurrent(entry, seen.references)
+            seen.primed = rounds.primed(entry, seen.references)
+            seen.after_disconnects = rounds.disconnects(entry, seen.references)
+            seen.held = entry.given_back()
+            reading = Metrics.of(decode.url)
+            seen.metrics_missing = [name for name in METRICS if not reading.has(name)]
+    seen.alive, seen.idle_cores = {"decode": True}, {"prefill": 0.05, "decode": 0.06}
+    return seen
+
+
+def failed(seen: Seen, idle_cores_max: float | None = 0.02) -> set[str]:
+    return {finding.check for finding in judge(seen, ROUNDS, idle_cores_max) if not finding.passed}
+
+
+@pytest.fixture(scope="module")
+def good() -> Seen:
+    return observe()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A fake gives its blocks back at once or never."""
+    monkeypatch.setattr(rounds, "GIVE_BACK_SECONDS", 1)
+
+
+def test_two_instances_that_do_everything_right_pass_every_check(good):
+    assert failed(good) == set()
+    assert len(good.sequential) == len(prompts.suite()) and checks.token_totals(good)[1] == 0
+
+
+def test_spoiled_kv_fails_every_comparison_of_tokens_and_nothing_else():
+    seen = observe(decode_wrong=("spoil",))
+    wrong = {"sequential_outputs_equal", "concurrent_outputs_equal", "primed_outputs_equal",
+             "right_after_disconnects"}
+    assert failed(seen) == wrong
+    assert "token 0 of 24 differs" in checks.sequential_outputs_equal(seen)[0]
+
+
+def test_right_tokens_that_were_computed_again_fail_the_counts_of_tokens():
+    assert failed(observe(decode_wrong=("recompute",))) == {"prompts_transferred", "tokens_transferred"}
+
+
+def test_blocks_that_never_come_back_are_seen():
+    assert failed(observe(prefill_wrong=("leak",))) == {"blocks_given_back"}
+
+
+def test_a_stream_that_breaks_off_is_a_wrong_answer():
+    wrong = failed(observe(decode_wrong=("break_off",)))
+    assert {"sequential_outputs_equal", "concurrent_outputs_equal", "right_after_disconnects"} <= wrong
+
+
+def test_a_metric_that_is_not_there_is_seen():
+    assert failed(observe(metrics=())) == {"metrics_there"}
+
+
+def test_answers_that_are_alike_are_no_references(good):
+    seen = Seen(**vars(good) | {"references": good.references | {"one": good.references["two"]}})
+    assert failed(seen) == {"references_distinct"}
+
+
+def test_answers_that_echo_one_token_are_no_references(good):
+    seen = Seen(**vars(good) | {"references": good.references | {"one": [7] * prompts.ANSWER}})
+    assert failed(seen) == {"references_varied"}
+
+
+def test_counters_that_do_not_tell_sources_apart_are_no_evidence(good):
+    control = Asked("half", 500, [1], Answer(tokens=[1], finish="length"),
+                    {"local_compute": 0, "local_cache_hit": 0, "external_kv_transfer": 500})
+    assert failed(Seen(**vars(good) | {"control": control})) == {"control_computed"}
+    assert failed(Seen(**vars(good) | {"control": None})) == {"control_computed"}
+
+
+def test_one_prompt_that_was_computed_again_is_seen_although_the_share_is_high(good):
+    spoilt = [one for one in good.sequential if one.prompt != "two"]
+    two = Asked("two", 2, [1], Answer(tokens=[1], finish="length"),
+                {"local_compute": 2, "local_cache_hit": 0, "external_kv_transfer": 0})
+    assert failed(Seen(**vars(good) | {"sequential": [*spoilt, two]})) == {"prompts_transferred"}
+
+
+def test_an_idle_instance_that_spins_fails_only_where_quiet_is_promised(good):
+    seen = Seen(**vars(good) | {"idle_cores": {"prefill": 0.05, "decode": 0.98}})
+    assert failed(seen) == {"idle_quiet"} and failed(seen, None) == set()
+
+
+def test_a_dead_instance_and_a_broken_harness_fail(good):
+    assert failed(Seen(**vars(good) | {"alive": {"prefill": False}})) == {"instances_alive"}
+    assert failed(Seen(**vars(good) | {"broken": ["no router"]})) == {"harness_whole"}
+
+
+def test_a_round_that_asked_nothing_has_not_passed(good):
+    for name, check in (("concurrent", "concurrent_outputs_equal"), ("primed", "primed_outputs_equal"),
+                        ("after_disconnects", "right_after_disconnects")):
+        assert failed(Seen(**vars(good) | {name: []})) == {check}
+    assert {"sequential_outputs_equal", "tokens_transferred"} <= failed(Seen(**vars(good) | {"sequential": []}))
+
+
+def test_a_control_passes_only_when_exactly_what_must_fail_failed(good):
+    found = judge(good, ROUNDS, None)
+    assert as_expected(found, frozenset()) and not as_expected(found, frozenset({"tokens_transferred"}))
+    leaky = judge(Seen(**vars(good) | {"held": {"decode": 0.1}}), ROUNDS, None)
+    assert as_expected(leaky, frozenset({"blocks_given_back"})) and not as_expected(leaky, frozenset())
+
+
+def test_a_request_that_lost_its_prefill_instance_may_fail_and_may_not_give_other_tokens():
+    names, known = ("some",), references()
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)]) as proxy:
+        proxy.between = lambda: prefill.__exit__()
+        lost = rounds.some(Entry(proxy.url, prefill.url, decode.url), known, names)
+    assert lost[0].answer.error is not None
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)]) as proxy:
+        after = rounds.some(Entry(proxy.url, prefill.url, decode.url), known, names)
+    seen = Seen(killed=lost, after_restart=after, held={"decode": 0.0}, alive={"prefill": True})
+
+    def wrong(**changes) -> set[str]:
+        findings = checks.judge_fault(Seen(**vars(seen) | changes))
+        return {finding.check for finding in findings if not finding.passed}
+
+    assert wrong() == set()
+    stale = Asked("some", 300, [1, 2], Answer(tokens=[1, 3], error="broke off"))
+    hung = Asked("some", 300, [1, 2], Answer(error="TimeoutError: timed out"))
+    assert wrong(killed=[stale]) == wrong(killed=[hung]) == wrong(killed=[]) == {"killed_never_wrong"}
+    assert wrong(after_restart=[stale]) == wrong(after_restart=lost) == {"right_after_restart"}
+    assert wrong(held={"decode": 0.1}) == {"blocks_given_back"}
+
+
+def test_the_prompts_meet_short_lengths_block_edges_and_the_longest_that_fits():
+    lengths = {len(prompts.resolve(one, references())) for one in prompts.suite()}
+    edges = {1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, 4 * BLOCK + 1}
+    assert edges <= lengths and max(lengths) + prompts.ANSWER <= prompts.MODEL_LENGTH < max(lengths) + 32
+    shared = [one.tokens for one in prompts.suite() if one.name.startswith("shared")]
+    assert len({tokens[: 3 * BLOCK] for tokens in shared}) == 1 and len(set(shared)) == 3
+
+
+def test_times_tell_the_cold_decode_leg_from_the_cached_one():
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)]) as proxy:
+        found = rounds.times(Entry(proxy.url, prefill.url, decode.url), proxy, 2)
+        assert set(found) == {"first_token_ms", "prefill_leg_ms", "decode_leg_ms", "decode_leg_cached_ms",
+                              "first_token_cached_ms"}
+        assert all(value > 0 for value in found.values()) and len(proxy.trips) == 4

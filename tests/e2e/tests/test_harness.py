@@ -1,0 +1,131 @@
+"""Processes, metrics, scenarios and the verdict."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from ropeway_e2e import pair, processes, scenarios, verdict
+from ropeway_e2e.checks import Finding
+from ropeway_e2e.instance import Failed, Process
+from ropeway_e2e.metrics import Metrics
+
+SPIN = "while True: pass"
+# A child that outlives an ordinary end of its parent, as an engine process could.
+FAMILY = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def start(code: str, log) -> Process:
+    return Process("a program", [sys.executable, "-c", code], {}, 1, log)
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all have ended; one that its parent has not yet waited for has ended too."""
+    def ended(pid: int) -> bool:
+        try:
+            return processes.stat(pid)[0] == "Z"
+        except OSError:
+            return True
+    deadline = time.monotonic() + 20
+    while not all(map(ended, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_tree_that_spins_is_told_from_one_that_sleeps():
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{SPIN}'])"
+    spinning = subprocess.Popen([sys.executable, "-c", parent], start_new_session=True)
+    sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        time.sleep(1)
+        busy, quiet = processes.cores_used([spinning.pid, sleeping.pid], 2)
+        # A loaded machine gives the spinning one less than a core, but never as little as the sleeping one.
+        assert busy > 0.1 > quiet
+        assert processes.resident_bytes(spinning.pid) > 1 << 20
+    finally:
+        processes.kill_tree(spinning.pid)
+        sleeping.kill()
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_no_process_of_a_tree_outlives_its_end(way, tmp_path):
+    process = start(FAMILY, tmp_path / "log")
+    while "up" not in process.tail():
+        time.sleep(0.05)
+    pids = processes.tree(process.pid)
+    assert len(pids) == 2
+    getattr(process, way)()
+    assert gone(pids)
+    getattr(process, way)()
+
+
+def test_a_server_that_ends_instead_of_coming_up_is_told_with_the_end_of_its_log(tmp_path):
+    process = start("print('the reason'); raise SystemExit(3)", tmp_path / "log")
+    with pytest.raises(Failed, match="(?s)ended with 3.*the reason"):
+        process.wait_ready(60)
+    process.stop()
+
+
+def test_a_server_that_never_answers_is_told_after_the_time_given(tmp_path):
+    process = start("import time; time.sleep(600)", tmp_path / "log")
+    with pytest.raises(Failed, match="not healthy after 1 s"):
+        process.wait_ready(1)
+    process.stop()
+
+
+def test_ports_given_together_are_distinct():
+    assert len(set(processes.free_ports(20))) == 20
+
+
+def test_metrics_are_summed_over_engines_and_found_by_any_form_of_their_name():
+    text = '# TYPE a counter\na_total{engine="0",kind="x"} 2.0\na_total{engine="1",kind="x"} 3\n' \
+           'b_sum 4.0\nb_count 8\nc{label="a \\"quoted\\" one, }"} 1e-3\nnan NaN\n'
+    reading = Metrics(text)
+    assert reading.total("a_total", kind="x") == 5 and reading.total("a_total", engine="1") == 3
+    assert reading.total("missing") == 0 and reading.mean("b") == 0.5 and reading.mean("a") is None
+    assert [reading.has(name) for name in ("a", "b", "c", "d")] == [True, True, True, False]
+    assert reading.total("c") == 0.001
+
+
+def test_every_scenario_can_be_built_and_chosen_by_name():
+    names = [one.name for one in scenarios.SCENARIOS]
+    assert len(set(names)) == len(names)
+    assert [one.name for one in scenarios.chosen([], True)] == names
+    assert [one.name for one in scenarios.chosen([names[-1], names[0]], False)] == [names[0], names[-1]]
+    assert scenarios.chosen([], False), "without --all something is proven all the same"
+    with pytest.raises(ValueError, match="no scenario `nothing`; there are: "):
+        scenarios.chosen(["nothing"], False)
+    for one in scenarios.SCENARIOS:
+        json.dumps(one.connector.config)
+        assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router"}
+
+
+def test_ports_are_put_in_wherever_a_configuration_names_them():
+    ports = {"side_port": "7", "bootstrap_port": "8"}
+    assert pair.filled({"a": "{side_port}", "b": {"c": "x:{bootstrap_port}"}, "d": 4}, ports) == \
+        {"a": "7", "b": {"c": "x:8"}, "d": 4}
+
+
+def test_the_verdict_tells_what_passed_what_failed_and_why(tmp_path):
+    passed = verdict.Row("one", "A", "tcp", "proxy", "llama", "0", good=True, outputs_equal=True, prompts=3,
+                         tokens_external=9, times_ms={"first_token_ms": 12.4}, idle_cores={"prefill": 0.01})
+    control = verdict.Row("two", "A", "tcp", "proxy", "llama", "0", good=True, control=True)
+    wrong = verdict.Row("three", "B", "tcp", "proxy", "llama", "0",
+                        findings=[Finding("a_check", tuple("abcdefgh")), Finding("another", ())])
+    text = verdict.table([passed, control, wrong])
+    assert "| pass " in text and "fails, as it must" in text and "| FAIL " in text
+    assert "three behind proxy: a_check:\n    a\n" in text and "and 2 more" in text and "another" not in text
+    assert text.endswith("\n2 passed, 1 failed")
+    lines = text.splitlines()[:5]
+    assert len({len(line) for line in lines}) == 1
+    verdict.save([passed, control, wrong], tmp_path)
+    assert json.loads((tmp_path / "verdict.json").read_text())[0]["times_ms"] == {"first_token_ms": 12.4}
+    assert (tmp_path / "verdict.txt").read_text() == text + "\n"
