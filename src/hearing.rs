@@ -200,7 +200,9 @@ impl Shared {
         let link = self.choose_link(&peer.0.inner, cache, map.remote_regions(), options.transport, until)?;
         let ours: Vec<_> = cache.0.regions.iter().map(|region| region.id).collect();
         Ok(Route(Arc::new(RouteInner {
-            staged: link.stages(&ours, map.remote_regions()),
+            staged: link.stages(&ours, map.remote_regions())
+                || !link.kind().moves_devices()
+                    && cache.0.regions.iter().any(|region| region.memory.device().is_some()),
             peer: Arc::clone(&peer.0.inner),
             _handle: peer.clone(),
             link,

@@ -98,7 +98,8 @@ impl Shared {
         match kind {
             // They reach what the others do not: a device's memory.
             TransportKind::Loopback | TransportKind::Hixl | TransportKind::Ipc | TransportKind::Hccl => true,
-            TransportKind::Tcp => !same_process && !same_host,
+            // And the memory of an NPU, with what peers have in host memory.
+            TransportKind::Tcp => !same_process && (!same_host || self.npu.is_some()),
             _ => !same_process,
         }
     }

@@ -1,7 +1,7 @@
 //! The facts of `tests/conformance.rs` for the transports between NPUs: on the software CANN, with both engines in one
 //! process and with the owner in a process of its own; on real NPUs where `ROPEWAY_CONFORMANCE_DEVICES` names two.
 
-use ropeway::TransportKind::{Hccl, Hixl, Ipc};
+use ropeway::TransportKind::{Hccl, Hixl, Ipc, Tcp};
 use ropeway_testkit::conformance::Api;
 
 macro_rules! suite {
@@ -31,6 +31,7 @@ ropeway_testkit::for_each_fact!(suite(ipc, Ground::of(Ipc)));
 ropeway_testkit::for_each_fact!(suite(ipc_into_host, Ground::of(Ipc).into_host()));
 ropeway_testkit::for_each_fact!(suite(ipc_apart, Ground::of(Ipc).apart()));
 ropeway_testkit::for_each_fact!(suite(hccl, Ground::of(Hccl)));
+ropeway_testkit::for_each_fact!(suite(tcp_into_hbm, Ground::of(Tcp).into_hbm()));
 ropeway_testkit::for_each_fact!(suite(hccl_apart, Ground::of(Hccl).apart()));
 
 /// Not a test: the process that [`Ground::apart`](ropeway_testkit::conformance::Ground::apart) starts.

@@ -38,6 +38,8 @@ pub enum Hbm {
     None,
     /// The owner's, and those of importers that give out leases, too.
     Owner,
+    /// Those of importers that give out no leases.
+    Importer,
     /// Everybody's.
     Both,
 }
@@ -88,6 +90,11 @@ impl Ground {
         let npu = kind.moves_devices().then_some(Api::Class);
         let hbm = if npu.is_some() { Hbm::Both } else { Hbm::None };
         Self { kind, streams: 1, apart: false, npu, across: false, hbm }
+    }
+
+    /// The same with importers whose region is in the memory of an NPU, for a transport between hosts.
+    pub fn into_hbm(self) -> Self {
+        Self { npu: Some(Api::Class), hbm: Hbm::Importer, ..self }
     }
 
     /// The same with importers whose region is in host memory, which the transport reaches through a stage only.
@@ -146,6 +153,7 @@ impl Ground {
         match self.hbm {
             Hbm::None => false,
             Hbm::Owner => part != Part::Importer,
+            Hbm::Importer => part == Part::Importer,
             Hbm::Both => true,
         }
     }

@@ -60,6 +60,11 @@ impl Memory {
         Ok(Self::assemble(base, len, true, Backing::Private(map), janitor))
     }
 
+    /// As [`Self::anonymous`], let go of on the same janitor's thread as this memory.
+    pub(crate) fn beside(&self, len: u64) -> Result<Arc<Self>> {
+        Self::anonymous(len, &self.janitor)
+    }
+
     /// Memory in a sealed memfd, present from the start, which peers of this host can map: to read, and to write where
     /// a lease allows it.
     ///

@@ -16,9 +16,10 @@ use super::io::Shared;
 use super::lane::{Conn, Effects, Lane, Order, Watch, Who};
 use super::served::Pins;
 use super::socket;
+use super::staged::{Stage, is_staged};
 use super::wire::{OPEN_REQUESTS_MAX, REQUEST_FIXED_BYTES, RequestBody};
 use super::{SMALL_BYTES, STRIPE_BYTES};
-use crate::{Batch, Fenced, Link, LinkSink, Refusal, Rejected, State, TransportKind};
+use crate::{Batch, Fenced, Link, LinkSink, Memory, Refusal, Rejected, State, TransportKind};
 
 /// One link. The first stream carries small batches only, so that they never wait behind bulk bytes in the kernel's
 /// buffers; the others carry the rest.
@@ -33,6 +34,7 @@ pub(super) struct LinkCore {
     flights: Mutex<HashMap<TransferId, Arc<Flight>>>,
     pub(super) fencing: Fencing,
     pub(super) pins: Pins,
+    pub(super) stage: Stage,
     turn: AtomicUsize,
     /// All streams are there. A link that never came so far is not lost, but closed alone.
     attached: AtomicBool,
@@ -57,6 +59,7 @@ impl LinkCore {
             flights: Mutex::default(),
             fencing: Fencing::default(),
             pins: Pins::default(),
+            stage: Stage::default(),
             turn: AtomicUsize::new(0),
             attached: AtomicBool::new(false),
             dying: AtomicBool::new(false),
@@ -198,7 +201,10 @@ impl LinkCore {
         if let Some(error) = why.filter(|_| !closing && self.attached.load(Ordering::SeqCst)) {
             self.sink.lost(error);
         }
-        self.sink.closed(false);
+        // What a staged batch has under way with its device comes first.
+        if self.stage.end() {
+            self.sink.closed(false);
+        }
     }
 
     /// Gives up what is overdue; gives the next limit.
@@ -225,6 +231,14 @@ impl LinkCore {
         }
     }
 
+    pub(super) fn cancel(self: &Arc<Self>, id: TransferId) {
+        let flight = self.flights().get(&id).cloned();
+        if let Some(flight) = flight {
+            self.order_all(&flight, Order::Cancel, |_| {});
+            self.shared.nudge(self);
+        }
+    }
+
     fn refusal(&self, lanes: u128) -> Option<Refusal> {
         if self.lanes().is_empty() || self.is_dying() {
             return Some(Refusal::Closed);
@@ -237,7 +251,8 @@ impl LinkCore {
         full.then_some(Refusal::Full { limit: "transfers_per_peer" })
     }
 
-    fn post(&self, batch: Batch) -> Result<(), Rejected> {
+    /// Starts a batch whose first byte is byte `base` of its plan's order.
+    pub(super) fn post_from(&self, batch: Batch, base: u64) -> Result<(), Rejected> {
         let bytes = batch.runs.total_bytes();
         let lanes = if self.lanes().is_empty() { 0 } else { self.choose(bytes) };
         if let Some(why) = self.refusal(lanes) {
@@ -259,7 +274,7 @@ impl LinkCore {
         for (part, lane) in (0..parts).zip(chosen()) {
             let (start, end) = (cut(bytes, parts, part), cut(bytes, parts, part + 1));
             let mut request = BytesMut::with_capacity(REQUEST_FIXED_BYTES + plan.len());
-            request.extend_from_slice(&RequestBody::fixed(grant, start, end - start));
+            request.extend_from_slice(&RequestBody::fixed(grant, base + start, end - start));
             request.extend_from_slice(&plan);
             lane.open.fetch_add(1, Ordering::Relaxed);
             let part = Part::new(Arc::clone(&flight), request.freeze(), start, end - start);
@@ -291,15 +306,19 @@ impl Link for TcpLink {
         Ok(u64::MAX)
     }
 
+    /// A device's memory goes through host buffers.
+    fn adopt(&self, _: RegionId, memory: &Arc<Memory>, _: Instant) -> Result<(), Error> {
+        if memory.device().is_some() { self.0.stage.start(&self.0) } else { Ok(()) }
+    }
+
     fn post(&self, batch: Batch) -> Result<(), Rejected> {
-        self.0.post(batch)
+        if is_staged(&batch) { self.0.stage.post(batch) } else { self.0.post_from(batch, 0) }
     }
 
     fn cancel(&self, id: TransferId) {
-        let flight = self.0.flights().get(&id).cloned();
-        if let Some(flight) = flight {
-            self.0.order_all(&flight, Order::Cancel, |_| {});
-            self.0.shared.nudge(&self.0);
+        match self.0.stage.cancel(id) {
+            None => self.0.cancel(id),
+            Some(pieces) => pieces.into_iter().for_each(|piece| self.0.cancel(piece)),
         }
     }
 

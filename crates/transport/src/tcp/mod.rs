@@ -15,6 +15,7 @@ mod receive;
 mod send;
 mod served;
 mod socket;
+mod staged;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -15,7 +15,7 @@ use super::window::{Place, Window};
 use super::wire::{
     HEADER_BYTES, Header, Kind, OPEN_REQUESTS_MAX, REQUEST_BYTES_MAX, Refused, Seal, status_from_wire,
 };
-use crate::{Declined, ServeRequest};
+use crate::{Declined, ServeRequest, Served};
 
 /// Requests of the peer that we keep in mind: what it may have open, and as many refused writes still running out.
 const SERVING_MAX: usize = 2 * OPEN_REQUESTS_MAX;
@@ -117,6 +117,11 @@ impl Receiver {
     pub(super) fn let_alone_served(&mut self, id: u64) {
         self.let_alone(To::Served(id));
     }
+}
+
+/// Whether this thread can serve it: a device's memory is staged by who asks, not by who is asked.
+fn is_the_hosts(served: &Served) -> bool {
+    served.memory.iter().all(|memory| memory.device().is_none())
 }
 
 /// Where a data segment's bytes belong.
@@ -420,7 +425,7 @@ impl Conn {
         let checked = link
             .sink
             .serve(&ServeRequest { op, grant, plan: request.plan, start, bytes })
-            .and_then(|served| match served.runs.total_bytes() == bytes {
+            .and_then(|served| match served.runs.total_bytes() == bytes && is_the_hosts(&served) {
                 true => Ok(served),
                 false => Err(Declined { why: StatusKind::Denied, permit: Some(served.permit) }),
             });

@@ -127,6 +127,8 @@ pub(crate) struct Sink {
     /// Requests that hold our memory now.
     pub(crate) serving: Arc<AtomicUsize>,
     pub(crate) served: AtomicUsize,
+    /// Ranges are not looked at.
+    pub(crate) unchecked: AtomicBool,
 }
 
 struct Permit(Arc<AtomicUsize>);
@@ -166,7 +168,8 @@ impl LinkSink for Sink {
             return Err(Declined { why: refusal, permit: self.refused.lock().unwrap().take() });
         }
         let runs = decode(request.plan).ok_or(StatusKind::Protocol)?;
-        let fits = |run: &Run| self.memory.range(run.local, run.len.into()).is_some();
+        let unchecked = self.unchecked.load(Ordering::SeqCst);
+        let fits = |run: &Run| unchecked || self.memory.range(run.local, run.len.into()).is_some();
         if request.grant != GRANT || !runs.0.iter().all(fits) {
             return Err(StatusKind::Denied.into());
         }
@@ -214,13 +217,18 @@ pub(crate) struct Engine {
     pub(crate) ends: Arc<Ends>,
     link: OnceLock<Arc<dyn Link>>,
     next: AtomicU64,
-    _janitor: Janitor,
+    pub(crate) janitor: Janitor,
 }
 
 impl Engine {
     pub(crate) fn new(bytes: usize, limits: Limits) -> Self {
         let janitor = Janitor::start().unwrap();
         let memory = Memory::owner(vec![0u8; bytes], &janitor).unwrap();
+        Self::over(memory, janitor, limits)
+    }
+
+    /// An engine whose peers are served from this memory.
+    pub(crate) fn over(memory: Arc<Memory>, janitor: Janitor, limits: Limits) -> Self {
         let leases = Arc::new(Leases::default());
         let gate: Arc<dyn Gate> = Arc::clone(&leases) as _;
         let listen = Some("127.0.0.1:0".parse().unwrap());
@@ -237,18 +245,10 @@ impl Engine {
             checked: Mutex::default(),
             serving: Arc::default(),
             served: AtomicUsize::new(0),
+            unchecked: AtomicBool::new(false),
         });
         let ends = Arc::new(Ends::default());
-        Self {
-            tcp,
-            leases,
-            memory,
-            sink,
-            ends,
-            link: OnceLock::new(),
-            next: AtomicU64::new(1),
-            _janitor: janitor,
-        }
+        Self { tcp, leases, memory, sink, ends, link: OnceLock::new(), next: AtomicU64::new(1), janitor }
     }
 
     pub(crate) fn config(&self, key: LinkKey, role: Role, offer: Bytes) -> LinkConfig {
@@ -276,8 +276,19 @@ impl Engine {
 
     /// A batch with its state, not posted.
     pub(crate) fn batch(&self, op: Op, runs: Arc<dyn Runs>, abandon_in: Duration) -> (Batch, Arc<State>) {
+        self.batch_of(&self.memory, op, runs, abandon_in)
+    }
+
+    /// The same over other memory than the engine's own.
+    pub(crate) fn batch_of(
+        &self,
+        memory: &Arc<Memory>,
+        op: Op,
+        runs: Arc<dyn Runs>,
+        abandon_in: Duration,
+    ) -> (Batch, Arc<State>) {
         let id = TransferId(self.next.fetch_add(1, Ordering::Relaxed));
-        let local: Arc<[Arc<Memory>]> = [Arc::clone(&self.memory)].into();
+        let local: Arc<[Arc<Memory>]> = [Arc::clone(memory)].into();
         let watcher: Arc<dyn Watcher> = Arc::clone(&self.ends) as _;
         let (state, done) = State::new(id, 0, Arc::clone(&local), watcher);
         let remote = [RegionId { slot: 0, generation: 1 }].into();
@@ -316,7 +327,10 @@ pub(crate) fn pair(bytes: usize) -> (Engine, Engine) {
 }
 
 pub(crate) fn pair_with(bytes: usize, limits: Limits) -> (Engine, Engine) {
-    let (a, b) = (Engine::new(bytes, limits.clone()), Engine::new(bytes, limits));
+    link_up(Engine::new(bytes, limits.clone()), Engine::new(bytes, limits))
+}
+
+pub(crate) fn link_up(a: Engine, b: Engine) -> (Engine, Engine) {
     let key = LinkKey([9; 32]);
     b.linked(key, Role::Passive, a.tcp.offer());
     a.linked(key, Role::Active, b.tcp.offer());

@@ -6,6 +6,7 @@ mod engine;
 mod hostile;
 mod moves;
 mod revoke;
+mod staged;
 mod stranger;
 
 use engine::{Engine, GRANT, copies, eventually, pair, pair_with, wait};
