@@ -1,1 +1,3 @@
 //! The worker half: leases, claims and pulls over one engine.
+
+pub mod tickets;
