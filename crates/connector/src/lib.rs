@@ -5,6 +5,8 @@
 //! over that rank's KV cache and does what the scheduler half said: [`worker`]. Between them go small encoded messages,
 //! [`meta`], and between instances the strings that ride in a request, [`params`].
 //!
+//! The producing instance shows its workers by [`table`], what both halves count is in [`stats`].
+//!
 //! What the cache looks like is said by [`layout`], whom a rank talks to by [`ranks`], whether two instances fit by
 //! [`facts`], and what the user asked for by [`config`].
 #![forbid(unsafe_code)]
@@ -17,4 +19,5 @@ pub mod params;
 pub mod ranks;
 pub mod scheduler;
 pub mod stats;
+pub mod table;
 pub mod worker;

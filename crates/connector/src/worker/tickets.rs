@@ -277,6 +277,11 @@ impl Tickets {
         self.reports.failed.push(FailedLoad { request, failure, blocks });
     }
 
+    /// Whether vLLM waits for the bytes of a request.
+    pub fn waits_for_bytes(&self, ticket: Ticket) -> bool {
+        self.loads.get(&ticket).is_some_and(|load| matches!(load.want, Want::Bytes(_)))
+    }
+
     /// What is new for vLLM.
     pub fn take_reports(&mut self) -> Reports {
         std::mem::take(&mut self.reports)

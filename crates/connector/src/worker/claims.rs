@@ -1,0 +1,102 @@
+//! The consumer's side before there are blocks: every grant that a request needs, and the routes to read by.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ropeway::{ErrorKind, Grant, LeaseName, Retry, Route, Start};
+use tokio::task::JoinSet;
+
+use super::Inner;
+use super::instances::Known;
+use super::mapping::Pull;
+use super::tickets::Failure;
+use crate::meta::Ticket;
+use crate::params::Owner;
+
+/// Grants that nothing reads under yet. Dropping it releases them.
+pub(super) struct Held {
+    pub(super) known: Arc<Known>,
+    pub(super) sources: Vec<Source>,
+}
+
+/// One of the producer's ranks: its grant, and the routes of the shares that it gives.
+pub(super) struct Source {
+    pub(super) grant: Grant,
+    pub(super) routes: Vec<(usize, Route)>,
+}
+
+/// The pause after a rank said that it has no lease of the name yet: its scheduler told us first.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+impl Inner {
+    pub(super) async fn claim(self: Arc<Self>, ticket: Ticket, owner: Owner, lease: LeaseName) {
+        let (held, result) = match self.hold(&owner, lease).await {
+            Ok(held) => (Some(held), Ok(())),
+            Err(failure) => (None, Err(failure)),
+        };
+        if let Err(failure) = &result {
+            tracing::warn!(ticket, owner = ?owner, why = failure.text, "lent blocks cannot be claimed");
+            if failure.kind == ErrorKind::StaleLease {
+                self.stats().num_notifications_after_expiry += 1;
+            }
+        }
+        let action = {
+            let mut ledger = self.ledger();
+            held.and_then(|held| ledger.held.insert(ticket, held));
+            let action = ledger.tickets.claimed(ticket, result);
+            if !ledger.tickets.waits_for_bytes(ticket) {
+                ledger.starts.remove(&ticket);
+            }
+            action
+        };
+        self.act(action, &Start::Now);
+    }
+
+    async fn hold(self: &Arc<Self>, owner: &Owner, lease: LeaseName) -> Result<Held, Failure> {
+        let known = self.known(owner).await?;
+        let mut claims = JoinSet::new();
+        for pull in known.map.pulls(lease.key)? {
+            let (inner, known) = (Arc::clone(self), Arc::clone(&known));
+            claims.spawn(async move { inner.source(&known, pull, lease).await });
+        }
+        let mut sources = Vec::new();
+        let mut failed = None;
+        // All of them, also after a failure: a grant that comes late is let go here, and its owner hears of it.
+        while let Some(claimed) = claims.join_next().await {
+            match claimed.unwrap_or_else(|_| {
+                Err(Failure { kind: ErrorKind::Closed, text: "the worker is closing".to_owned() })
+            }) {
+                Ok(source) => sources.push(source),
+                Err(failure) => drop(failed.get_or_insert(failure)),
+            }
+        }
+        match failed {
+            None => Ok(Held { known, sources }),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    async fn source(&self, known: &Known, pull: Pull, lease: LeaseName) -> Result<Source, Failure> {
+        let linked = self.linked(known, pull.rank).await?;
+        let until = Instant::now() + self.timing.claim;
+        let mut pause = PAUSE_MIN;
+        let grant = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let claimed = async { linked.peer.claim_named(&lease, pull.holders, left)?.await }.await;
+            match claimed {
+                Ok(grant) => break grant,
+                Err(error) if error.retry() == Retry::Later && pause < left => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let mut routes = Vec::with_capacity(pull.shares.len());
+        for share in pull.shares {
+            routes.push((share, self.route(known, &linked, share).await?));
+        }
+        Ok(Source { grant, routes })
+    }
+}

@@ -1,0 +1,150 @@
+//! Producing instances that this worker has met, by incarnation: after a restart there is another.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ropeway::{ErrorKind, Incarnation, Peer, Route};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::Inner;
+use super::mapping::RouteMap;
+use super::tickets::Failure;
+use crate::params::Owner;
+use crate::table::{self, Instance};
+
+/// Instances that are remembered. One that was not met for long is forgotten first; meeting it again costs a handshake.
+const INSTANCES_MAX: usize = 256;
+
+#[derive(Default)]
+pub(super) struct Instances(Mutex<HashMap<Incarnation, Met>>);
+
+struct Met {
+    known: Arc<Once<Arc<Known>>>,
+    last: Instant,
+}
+
+/// An instance whose rank table was read and fits.
+pub(super) struct Known {
+    pub(super) map: Box<dyn RouteMap>,
+    instance: Instance,
+    linked: Mutex<HashMap<usize, Arc<Once<Arc<Linked>>>>>,
+}
+
+/// One of its workers, connected.
+pub(super) struct Linked {
+    pub(super) peer: Peer,
+    routes: Mutex<HashMap<usize, Arc<Once<Route>>>>,
+}
+
+/// Something that is made once, by whoever comes first. A failure counts for all who asked before it was known; who comes
+/// later tries again.
+pub(super) struct Once<T>(AsyncMutex<Made<T>>);
+
+enum Made<T> {
+    No,
+    Yes(T),
+    Failed(Instant, Failure),
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self(AsyncMutex::new(Made::No))
+    }
+}
+
+impl<T: Clone> Once<T> {
+    async fn get(
+        &self,
+        usable: impl Fn(&T) -> bool,
+        make: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let asked = Instant::now();
+        let mut made = self.0.lock().await;
+        match &*made {
+            Made::Yes(value) if usable(value) => return Ok(value.clone()),
+            Made::Failed(at, failure) if *at >= asked => return Err(failure.clone()),
+            _ => {}
+        }
+        match make.await {
+            Ok(value) => {
+                *made = Made::Yes(value.clone());
+                Ok(value)
+            }
+            Err(failure) => {
+                *made = Made::Failed(Instant::now(), failure.clone());
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn place<K: std::hash::Hash + Eq, T>(places: &Mutex<HashMap<K, Arc<Once<T>>>>, key: K) -> Arc<Once<T>> {
+    let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(places.entry(key).or_default())
+}
+
+impl Instances {
+    fn place(&self, incarnation: Incarnation) -> Arc<Once<Arc<Known>>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= INSTANCES_MAX && !all.contains_key(&incarnation) {
+            let oldest = all.iter().min_by_key(|(_, met)| met.last).map(|(incarnation, _)| *incarnation);
+            oldest.and_then(|oldest| all.remove(&oldest));
+        }
+        let met =
+            all.entry(incarnation).or_insert_with(|| Met { known: Arc::default(), last: Instant::now() });
+        met.last = Instant::now();
+        Arc::clone(&met.known)
+    }
+}
+
+impl Inner {
+    /// The instance behind a scheduler half: its rank table, once.
+    pub(super) async fn known(&self, owner: &Owner) -> Result<Arc<Known>, Failure> {
+        self.instances.place(owner.incarnation).get(|_| true, self.meet(owner)).await
+    }
+
+    async fn meet(&self, owner: &Owner) -> Result<Arc<Known>, Failure> {
+        let met = async {
+            let peer = self.engine.connect(&owner.descriptor(), self.timing.connect)?.await?;
+            let note = peer.note(table::NOTE, self.timing.connect)?.await?;
+            let mismatch = |text: String| Failure { kind: ErrorKind::Mismatch, text };
+            let instance = Instance::decode(&note).map_err(|error| mismatch(error.to_string()))?;
+            let map = self.mapper.map(&instance.about)?;
+            Ok(Arc::new(Known { map, instance, linked: Mutex::default() }))
+        };
+        let met: Result<_, Failure> = met.await;
+        if let Err(failure) = &met {
+            tracing::warn!(owner = ?owner, why = failure.text, "a producing instance cannot be used");
+            self.stats().num_failed_handshakes += 1;
+        }
+        met
+    }
+
+    /// A worker of the instance, connected.
+    pub(super) async fn linked(&self, known: &Known, rank: usize) -> Result<Arc<Linked>, Failure> {
+        let Some(descriptor) = known.instance.ranks.get(rank) else {
+            let text = format!("the producer's rank table has no rank {rank}");
+            return Err(Failure { kind: ErrorKind::Mismatch, text });
+        };
+        let make = async {
+            let connected = async { self.engine.connect(descriptor, self.timing.connect)?.await }.await;
+            let peer = connected.inspect_err(|error| {
+                tracing::warn!(rank, %error, "a producing worker cannot be reached");
+                self.stats().num_failed_handshakes += 1;
+            })?;
+            Ok(Arc::new(Linked { peer, routes: Mutex::default() }))
+        };
+        place(&known.linked, rank).get(|linked| linked.peer.is_connected(), make).await
+    }
+
+    /// A route to it.
+    pub(super) async fn route(&self, known: &Known, linked: &Linked, share: usize) -> Result<Route, Failure> {
+        let make = async {
+            let options = known.map.route(share);
+            let route = linked.peer.route_with(&self.cache, table::CACHE, options, self.timing.connect)?;
+            Ok(route.await?)
+        };
+        place(&linked.routes, share).get(|_| true, make).await
+    }
+}

@@ -1,0 +1,60 @@
+//! What the worker half asks of rank maps. It knows engines and requests; whom to pull from, which parts and which blocks
+//! is said here.
+
+use ropeway::{BlockId, RouteOptions};
+use serde_json::Value;
+
+use super::tickets::{Ask, Failure};
+
+/// Our own cache, and how it is matched with another instance's.
+pub trait Mapper: Send + Sync + 'static {
+    /// Kernel blocks of the manager's blocks, per group of the published cache: what a lease covers.
+    ///
+    /// # Errors
+    /// Ids that the cache does not have.
+    fn lent(&self, blocks: &[Vec<u32>]) -> Result<Vec<Vec<BlockId>>, Failure>;
+
+    /// Matches us with an instance, by what it [says](crate::table::Instance) about itself.
+    ///
+    /// # Errors
+    /// `Mismatch`, naming the field that differs.
+    fn map(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure>;
+}
+
+/// How this rank pulls from one producing instance.
+pub trait RouteMap: Send + Sync + 'static {
+    /// The ranks to claim from for the lease of that key; on the consumer's first rank also those that nobody reads from.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    fn pulls(&self, key: u64) -> Result<Vec<Pull>, Failure>;
+
+    /// The route of a share: parts and slices.
+    fn route(&self, share: usize) -> RouteOptions;
+
+    /// The kernel blocks of a request for a share.
+    ///
+    /// # Errors
+    /// Lists that do not cover the tokens.
+    fn ids(&self, share: usize, ask: &Ask) -> Result<Blocks, Failure>;
+}
+
+/// Kernel blocks to read, a list for each group; pairs are in order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Blocks {
+    /// Ours.
+    pub local: Vec<Vec<BlockId>>,
+    /// The producer's.
+    pub remote: Vec<Vec<BlockId>>,
+}
+
+/// One of the producer's ranks, for one request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pull {
+    /// Its number in the rank table.
+    pub rank: usize,
+    /// How many of our ranks claim its lease.
+    pub holders: u32,
+    /// What to read, by number: the same number is the same route. Empty: claim and release.
+    pub shares: Vec<usize>,
+}

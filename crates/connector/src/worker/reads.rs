@@ -1,0 +1,224 @@
+//! The consumer's side once there are blocks: plans, transfers, and their end.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use ropeway::{BlockId, Error, ErrorKind, Plan, Report, Start, Submit, SubmitError, Transfer};
+use tokio::sync::Notify;
+
+use super::Inner;
+use super::claims::Held;
+use super::tickets::{Ask, Failure};
+use crate::meta::Ticket;
+use crate::stats::Loaded;
+
+/// How often a failed transfer's memory is looked at until nothing can land there any more.
+const QUIET_PAUSE: Duration = Duration::from_millis(20);
+
+/// The pause while there is no room for a transfer.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
+
+/// A read under way. The grants go last, once nothing of it moves.
+struct Reading {
+    transfers: Vec<Flying>,
+    /// Plans for which there was no room yet.
+    waiting: Vec<Plan>,
+    failed: Option<Failure>,
+    loaded: Loaded,
+    began: Instant,
+    begin: Start,
+    _held: Held,
+}
+
+struct Flying {
+    transfer: Transfer,
+    ended: bool,
+}
+
+impl Inner {
+    /// Posts the reads of a request on the calling thread; their end is waited for by a task.
+    pub(super) fn read(self: &Arc<Self>, ticket: Ticket, ask: &Ask) {
+        let stop = Arc::new(Notify::new());
+        let (held, begin) = {
+            let mut ledger = self.ledger();
+            let held = ledger.held.remove(&ticket);
+            let begin = ledger.starts.remove(&ticket).unwrap_or(Start::Now);
+            ledger.reading.insert(ticket, Arc::clone(&stop));
+            (held, begin)
+        };
+        let Some(held) = held else {
+            let text = "the grants of the request are gone: the worker is closing".to_owned();
+            return self.ended(ticket, Err(Failure { kind: ErrorKind::Closed, text }));
+        };
+        let began = Instant::now();
+        let (plans, failed) = match plans(&held, ask) {
+            Ok(plans) => (plans, None),
+            Err(failure) => (Vec::new(), Some(failure)),
+        };
+        let mut reading = Reading {
+            transfers: Vec::new(),
+            waiting: plans,
+            failed,
+            loaded: Loaded::default(),
+            began,
+            begin,
+            _held: held,
+        };
+        reading.post();
+        reading.loaded.posting = began.elapsed();
+        if reading.is_over() {
+            return self.finish(ticket, reading);
+        }
+        let inner = Arc::clone(self);
+        self.tasks.spawn(async move {
+            reading.run(&stop, inner.timing.claim).await;
+            inner.finish(ticket, reading);
+        });
+    }
+
+    /// Lets the grants go, then tells: a report means that the producer was told, too.
+    fn finish(&self, ticket: Ticket, reading: Reading) {
+        let result = match &reading.failed {
+            None => Ok(()),
+            Some(failure) => Err(failure.clone()),
+        };
+        let loaded = Loaded { elapsed: reading.began.elapsed(), ..reading.loaded };
+        drop(reading);
+        match &result {
+            Ok(()) => self.stats().loaded(loaded),
+            Err(failure) if failure.kind == ErrorKind::Cancelled => {
+                tracing::debug!(ticket, "a load was stopped");
+            }
+            Err(failure) => {
+                tracing::warn!(ticket, why = failure.text, "KV was not loaded");
+                self.stats().num_failed_transfers += 1;
+            }
+        }
+        self.ended(ticket, result);
+    }
+
+    fn ended(&self, ticket: Ticket, result: Result<(), Failure>) {
+        let mut ledger = self.ledger();
+        ledger.reading.remove(&ticket);
+        ledger.starts.remove(&ticket);
+        ledger.tickets.read(ticket, result);
+    }
+}
+
+fn plans(held: &Held, ask: &Ask) -> Result<Vec<Plan>, Failure> {
+    let mut plans = Vec::new();
+    for source in &held.sources {
+        for (share, route) in &source.routes {
+            let blocks = held.known.map.ids(*share, ask)?;
+            if blocks.remote.iter().all(Vec::is_empty) {
+                continue;
+            }
+            let local: Vec<&[BlockId]> = blocks.local.iter().map(Vec::as_slice).collect();
+            let remote: Vec<&[BlockId]> = blocks.remote.iter().map(Vec::as_slice).collect();
+            plans.push(route.read(&source.grant, &local, &remote)?);
+        }
+    }
+    Ok(plans)
+}
+
+impl Reading {
+    /// Submits what there is room for.
+    fn post(&mut self) {
+        while let Some(plan) = self.waiting.pop() {
+            match plan.submit(Submit::default().start(self.begin.clone())) {
+                Ok(transfer) => {
+                    self.loaded.bytes += plan.bytes();
+                    self.loaded.runs += plan.runs();
+                    self.transfers.push(Flying { transfer, ended: false });
+                }
+                Err(SubmitError::Full { .. }) => {
+                    self.waiting.push(plan);
+                    return;
+                }
+                Err(error) => return self.fail(Error::from(error).into()),
+            }
+        }
+        self.look();
+    }
+
+    /// One failure ends all: nothing of a request is used unless all of it came.
+    fn fail(&mut self, failure: Failure) {
+        self.failed.get_or_insert(failure);
+        self.waiting.clear();
+        self.transfers.iter().for_each(|flying| flying.transfer.cancel());
+    }
+
+    /// Takes note of those that have ended already.
+    fn look(&mut self) {
+        for at in 0..self.transfers.len() {
+            let flying = &mut self.transfers[at];
+            if !flying.ended && flying.transfer.is_done() {
+                flying.ended = true;
+                if let Some(Err(error)) = flying.transfer.wait(Duration::ZERO) {
+                    self.fail(error.into());
+                }
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.waiting.is_empty()
+            && self.transfers.iter().all(|flying| flying.ended)
+            && (self.failed.is_none() || self.is_quiet())
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.transfers.iter().all(|flying| flying.transfer.wait_quiet(Duration::ZERO))
+    }
+
+    /// Until nothing of it moves, whatever happens.
+    async fn run(&mut self, stop: &Notify, room: Duration) {
+        let give_up = Instant::now() + room;
+        let mut stopped = std::pin::pin!(stop.notified());
+        let mut asked = false;
+        while !self.waiting.is_empty() || self.transfers.iter().any(|flying| !flying.ended) {
+            if !self.waiting.is_empty() {
+                self.post();
+            }
+            let crowded = !self.waiting.is_empty();
+            if crowded && Instant::now() >= give_up {
+                let text = "no room for the transfer within claim_timeout".to_owned();
+                self.fail(Failure { kind: ErrorKind::Full, text });
+            }
+            tokio::select! {
+                () = &mut stopped, if !asked => {
+                    asked = true;
+                    self.fail(Failure { kind: ErrorKind::Cancelled, text: "nobody wants it any more".to_owned() });
+                }
+                () = tokio::time::sleep(ROOM_PAUSE), if crowded => {}
+                (at, result) = self.next(), if self.transfers.iter().any(|flying| !flying.ended) => {
+                    self.transfers[at].ended = true;
+                    if let Err(error) = result {
+                        self.fail(error.into());
+                    }
+                }
+                else => {}
+            }
+        }
+        while self.failed.is_some() && !self.is_quiet() {
+            tokio::time::sleep(QUIET_PAUSE).await;
+        }
+    }
+
+    /// The next end among the transfers under way.
+    async fn next(&mut self) -> (usize, ropeway::Result<Report>) {
+        let transfers = &mut self.transfers;
+        poll_fn(move |context| {
+            for (at, flying) in transfers.iter_mut().enumerate().filter(|(_, flying)| !flying.ended) {
+                if let Poll::Ready(result) = Future::poll(Pin::new(&mut flying.transfer), context) {
+                    return Poll::Ready((at, result));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
