@@ -13,10 +13,12 @@
 
 pub mod config;
 pub mod facts;
+pub mod ids;
 pub mod layout;
 pub mod meta;
 pub mod params;
 pub mod ranks;
+pub mod reformat;
 pub mod scheduler;
 pub mod stats;
 pub mod table;
