@@ -8,7 +8,7 @@ from .client import Answer
 EXTERNAL = "external_kv_transfer"
 EXTERNAL_SHARE = 0.9
 # Of the tokens of an answer: a model that only echoes or repeats does not depend on what is in its KV cache.
-VARIED_SHARE = 0.5
+VARIED_SHARE = 0.2
 
 
 @dataclass

@@ -14,9 +14,9 @@ from pathlib import Path
 RECIPE = 1
 # Weights this wide make a greedy answer depend on all of its context: one wrong block shows at the first token.
 SPREAD = 0.12
-# Gemma multiplies embeddings by the root of the width, and reads answers off the same ones: wide, they would only
-# echo the last token, whatever the KV cache holds.
-NARROW = {"gemma3": ("embed_tokens", SPREAD / 16)}
+# Gemma multiplies embeddings by the root of the width: as wide as the rest, they would only echo the last token,
+# whatever the KV cache holds. For the same reason its answers are not read off the embeddings.
+NARROW = {"gemma3": ("embed_tokens", SPREAD / 64)}
 
 COMMON = {
     "vocab_size": 448, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
@@ -29,7 +29,7 @@ KINDS = {
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", COMMON | {"num_key_value_heads": 2}),
     # Two KV groups: full and sliding-window layers take turns, over the same storage.
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", COMMON | HEADS | {
-        "query_pre_attn_scalar": 64, "sliding_window": 64, "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 64, "sliding_window": 64,
         "layer_types": ["full_attention", "sliding_attention"] * 2}),
     # Every layer dense: experts have no bearing on the KV cache.
     "mla": ("DeepseekV2Config", "DeepseekV2ForCausalLM", COMMON | {

@@ -7,6 +7,7 @@ import socket
 import time
 from pathlib import Path
 
+SETTLE_SECONDS, IDLE_SECONDS = 6, 8
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -62,6 +63,13 @@ def cores_used(roots: list[int], seconds: float) -> list[float]:
     time.sleep(seconds)
     took = time.monotonic() - start
     return [round((cpu_seconds(pids) - had) / took, 3) for pids, had in zip(trees, before)]
+
+
+def idle_cores(roots: list[int]) -> list[float]:
+    """How many cores each tree keeps busy with nothing to do, once the last work has settled."""
+    # vLLM's queues poll for some seconds after a request before they sleep.
+    time.sleep(SETTLE_SECONDS)
+    return cores_used(roots, IDLE_SECONDS)
 
 
 def resident_bytes(root: int) -> int:

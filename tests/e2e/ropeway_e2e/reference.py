@@ -11,13 +11,12 @@ from pathlib import Path
 from . import models
 from .client import body_of, complete
 from .instance import Failed, Setup, launch, reset_prefix_cache
-from .processes import cores_used
+from .processes import idle_cores
 from .prompts import ANSWER, resolve, suite, timed
 from .rounds import median
 
 # Raised when what a reference holds changes.
-FORM = 1
-IDLE_SECONDS = 8
+FORM = 2
 
 
 @dataclass
@@ -69,7 +68,7 @@ def measure(setup: Setup, log: Path) -> Reference:
                 raise Failed(f"the reference for {prompt.name}: {answer}")
             answers[prompt.name] = answer.tokens
         times = [complete(server.url, body_of(list(prompt.tokens), 2)).first_s for prompt in timed(3)]
-        (idle,) = cores_used([server.pid], IDLE_SECONDS)
+        (idle,) = idle_cores([server.pid])
         return Reference(answers, median(times), idle)
     finally:
         server.stop()

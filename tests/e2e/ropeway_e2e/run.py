@@ -9,10 +9,10 @@ from .client import body_of, complete
 from .instance import Failed
 from .metrics import Metrics
 from .pair import Instances
-from .processes import cores_used, resident_bytes
+from .processes import idle_cores, resident_bytes
 from .prompts import ANSWER, resolve, suite
 from .proxy import Proxy
-from .reference import IDLE_SECONDS, Reference, model, reference
+from .reference import Reference, model, reference
 from .rounds import Entry
 from .scenarios import Scenario
 from .verdict import Row
@@ -148,8 +148,7 @@ def sides(instances: Instances) -> dict[str, object]:
 
 def idle(instances: Instances) -> dict[str, float]:
     """Cores that each side keeps busy with nothing to do."""
-    time.sleep(2)
-    used = cores_used([process.pid for process in sides(instances).values()], IDLE_SECONDS)
+    used = idle_cores([process.pid for process in sides(instances).values()])
     return dict(zip(sides(instances), used))
 
 

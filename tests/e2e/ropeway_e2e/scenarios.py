@@ -81,6 +81,8 @@ SCENARIOS = (
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
+    Scenario("spoiled-gemma3", SPOILED, "gemma3", routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
+             must_fail=WRONG_TOKENS),
     Scenario("mooncake-qwen2", MOONCAKE, "qwen2", routers=("proxy",), timed=0),
     Scenario("mooncake-gemma3", MOONCAKE, "gemma3", routers=("proxy",), timed=0),
     # vLLM's prefill and decode kernels of MLA disagree on the CPU: no answer of a single instance is a reference,
