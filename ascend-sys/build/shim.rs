@@ -10,12 +10,16 @@ use std::process::{Command, Output};
 const SOURCES: &[&str] =
     &["shim/shim.cpp", "shim/hixl.hpp", "shim/exports.map", "include/hixl_shim.h", "build/shim.rs"];
 
+/// Names the C++ compiler of the shim where the usual one will not do: CANN's libraries are built with GNU's standard library,
+/// so the shim must be, whatever compiles and links the rest.
+const SHIM_COMPILER: &str = "ROPEWAY_SHIM_CXX";
+
 /// Writes `shim.rs` into the output folder: the constant `EMBEDDED`.
 pub(crate) fn build() {
     for source in SOURCES {
         println!("cargo::rerun-if-changed={source}");
     }
-    for variable in ["ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME"] {
+    for variable in ["ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", SHIM_COMPILER] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -45,7 +49,11 @@ struct Compiler(cc::Tool);
 
 impl Compiler {
     fn find(out: &Path) -> Result<Self, String> {
-        let tool = cc::Build::new()
+        let mut build = cc::Build::new();
+        if let Some(compiler) = env::var_os(SHIM_COMPILER) {
+            build.compiler(PathBuf::from(compiler));
+        }
+        let tool = build
             .cpp(true)
             .std("c++17")
             .pic(true)

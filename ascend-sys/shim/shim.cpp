@@ -22,6 +22,13 @@
 
 using ge::AscendString;
 
+// Where it exists, libstdc++'s reference counts ask this variable of glibc 2.32 whether the process has one thread only, and
+// then are not atomic. Ours answers for the shim alone, and says no: so it loads on older hosts too.
+extern "C" {
+extern char __libc_single_threaded;
+char __libc_single_threaded = 0;
+}
+
 // Of whichever declaration was included: what the library on the other side takes for granted.
 static_assert(sizeof(AscendString) == 16, "one shared pointer");
 static_assert(sizeof(hixl::Hixl) == 8, "one unique pointer");
