@@ -11,6 +11,7 @@ use ropeway::Error;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::fault::Result;
+use crate::process::Process;
 
 /// Wakes all that wait for one thing.
 #[derive(Default)]
@@ -60,7 +61,7 @@ pub(crate) struct Board {
     event: OwnedFd,
     rung: Mutex<Vec<u64>>,
     /// The eventfd is shared with a forked child, which must not swallow its parent's rings.
-    process: u32,
+    process: Process,
 }
 
 impl Board {
@@ -84,7 +85,7 @@ impl Bells {
     fn new() -> Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Error::os("await", "eventfd for the event loop", error.into()))?;
-        Ok(Self(Arc::new(Board { event, rung: Mutex::default(), process: std::process::id() })))
+        Ok(Self(Arc::new(Board { event, rung: Mutex::default(), process: Process::here() })))
     }
 
     /// The descriptor that is readable while numbers wait to be taken.
@@ -94,7 +95,7 @@ impl Bells {
 
     /// Takes the numbers that have rung.
     fn take(&self) -> Vec<u64> {
-        if self.0.process != std::process::id() {
+        if self.0.process.is_foreign() {
             return Vec::new();
         }
         let mut rung = lock(&self.0.rung);

@@ -8,7 +8,7 @@ use ropeway::{LeaseOptions, Rights, Start, Strided};
 use crate::blocks;
 use crate::event::Event;
 use crate::fault::{Result, misuse};
-use crate::lease::Lease;
+use crate::lease::{Lease, parse_name};
 use crate::region::Region;
 use crate::seconds::optional;
 
@@ -88,8 +88,11 @@ impl Cache {
 
     /// Promises peers that the named blocks stay as they are (rights "read") or stay open to be written ("write"), until
     /// they have released the lease, or it is revoked or expires. `ids`: one list per group; `ttl` and `first_contact_grace`
-    /// in seconds; `holders`: how many peers will claim it; `after`: the event at which the blocks are complete.
-    #[pyo3(signature = (ids, rights = "read", *, ttl = None, first_contact_grace = None, holders = 1, after = None))]
+    /// in seconds; `holders`: how many peers will claim it (1 unless said; with a name, the first claim says); `after`: the
+    /// event at which the blocks are complete; `name`: what `lease_name()` gave, by which peers can claim it as well.
+    #[pyo3(signature = (
+        ids, rights = "read", *, ttl = None, first_contact_grace = None, holders = None, after = None, name = None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments, which Python names")]
     fn lease(
         &self,
@@ -98,8 +101,9 @@ impl Cache {
         rights: &str,
         ttl: Option<f64>,
         first_contact_grace: Option<f64>,
-        holders: u32,
+        holders: Option<u32>,
         after: Option<&Event>,
+        name: Option<&str>,
     ) -> Result<Lease> {
         let rights = match rights {
             "read" => Rights::Read,
@@ -108,7 +112,13 @@ impl Cache {
                 return Err(misuse("lease", format!("rights {other:?}; there are \"read\" and \"write\"")));
             }
         };
-        let mut options = LeaseOptions::default().holders(holders);
+        let mut options = LeaseOptions::default();
+        if let Some(holders) = holders {
+            options = options.holders(holders);
+        }
+        if let Some(name) = name {
+            options = options.name(parse_name(name)?);
+        }
         if let Some(ttl) = optional("ttl", ttl)? {
             options = options.ttl(ttl);
         }

@@ -1,11 +1,13 @@
 //! The completion queue.
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 
 use pyo3::prelude::*;
 use ropeway::{Status, TransferId};
 
 use crate::fault::{Result, quiet};
+use crate::process::Process;
 use crate::seconds::optional;
 use crate::text::snake_case;
 use crate::wait::in_slices;
@@ -13,13 +15,22 @@ use crate::wait::in_slices;
 /// The engine's queue of ends: of transfers submitted with `user_data` or dropped before their end, of quarantines, and of
 /// memory that is withheld for too long.
 #[pyclass(frozen, module = "ropeway")]
-pub(crate) struct Completions(pub(crate) std::sync::Arc<ropeway::Engine>);
+pub(crate) struct Completions {
+    engine: Arc<ropeway::Engine>,
+    process: Process,
+}
+
+impl Completions {
+    pub(crate) fn new(engine: Arc<ropeway::Engine>, process: Process) -> Self {
+        Self { engine, process }
+    }
+}
 
 #[pymethods]
 impl Completions {
     /// A descriptor that is readable while there are ends to drain.
     fn fileno(&self) -> i32 {
-        self.0.completions().as_fd().as_raw_fd()
+        self.engine.completions().as_fd().as_raw_fd()
     }
 
     /// Takes up to `limit` ends.
@@ -28,15 +39,16 @@ impl Completions {
         let status = Status::COMPLETED;
         let none = ropeway::Completion::Transfer { id: TransferId(0), user_data: 0, status };
         let mut ends = vec![none; limit.min(4096)];
-        let count = self.0.completions().drain(&mut ends);
+        let count = self.engine.completions().drain(&mut ends);
         ends[..count].iter().map(Completion::from).collect()
     }
 
     /// The next end, waiting for it up to `timeout` seconds (None: without end).
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> Result<Option<Completion>> {
+        self.process.check("completions")?;
         let timeout = optional("timeout", timeout)?;
-        let end = in_slices(py, timeout, |slice| self.0.completions().wait(slice))?;
+        let end = in_slices(py, timeout, |slice| self.engine.completions().wait(slice))?;
         Ok(end.as_ref().map(Completion::from))
     }
 }

@@ -22,6 +22,7 @@ use crate::npu::Npu;
 use crate::opening::{Opening, open};
 use crate::peer::Peer;
 use crate::pending::Pending;
+use crate::process::Process;
 use crate::quarantined::Quarantined;
 use crate::region::Region;
 use crate::seconds::duration;
@@ -42,6 +43,7 @@ use crate::wait::aside;
 #[pyclass(frozen, module = "ropeway")]
 pub(crate) struct Engine {
     inner: Arc<ropeway::Engine>,
+    process: Process,
 }
 
 #[pymethods]
@@ -79,7 +81,7 @@ impl Engine {
         };
         let inner = Arc::new(py.detach(|| open(opening))?);
         exit::remember(py, &inner)?;
-        Ok(Self { inner })
+        Ok(Self { inner, process: Process::here() })
     }
 
     /// The random number of this engine's life.
@@ -174,6 +176,11 @@ impl Engine {
         Ok(Cache(py.detach(|| self.inner.raw_cache(name, &region.inner))?))
     }
 
+    /// Shows peers a note: up to 256 KiB under a name, replaced by the next of that name.
+    fn show_note(&self, py: Python<'_>, name: String, note: Vec<u8>) -> Result<()> {
+        Ok(py.detach(|| self.inner.show_note(name, note))?)
+    }
+
     /// Connects to the engine that a descriptor names, within `timeout` seconds.
     #[pyo3(signature = (descriptor, timeout = 30.0))]
     fn connect(&self, py: Python<'_>, descriptor: &str, timeout: f64) -> Result<Pending> {
@@ -198,7 +205,7 @@ impl Engine {
     /// The queue of ends.
     #[getter]
     fn completions(&self) -> Completions {
-        Completions(Arc::clone(&self.inner))
+        Completions::new(Arc::clone(&self.inner), self.process)
     }
 
     /// An event that fires when `event`, an `aclrtEvent` recorded on a compute stream of the engine's NPU, has passed; given

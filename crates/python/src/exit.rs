@@ -1,18 +1,49 @@
-//! The end of the interpreter: engines close, peers are told, and no thread asks for the interpreter any more.
+//! The end of the interpreter: engines close, peers are told, and no thread asks for the interpreter any more, since one that
+//! asks too late is ended in the middle of its frames.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use crate::keep_alive;
-
-/// How long the end of a process may wait for its peers.
+/// How long the end of a process may wait for its peers, and for threads that are on their way in.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 static ENGINES: Mutex<Vec<Weak<ropeway::Engine>>> = Mutex::new(Vec::new());
 static REGISTERED: AtomicBool = AtomicBool::new(false);
+/// The interpreter is about to end.
+static ENDING: AtomicBool = AtomicBool::new(false);
+/// Threads that are about to attach, or attached and not done yet.
+static ENTERING: AtomicUsize = AtomicUsize::new(0);
+
+/// A thread's leave to attach to the interpreter; the interpreter does not end before it is dropped.
+pub(crate) struct Entry(());
+
+impl Entry {
+    /// None once the interpreter is about to end.
+    pub(crate) fn ask() -> Option<Self> {
+        // Counted first: the end either sees the count, or is seen here.
+        ENTERING.fetch_add(1, Ordering::SeqCst);
+        let entry = Self(());
+        (!ENDING.load(Ordering::SeqCst)).then_some(entry)
+    }
+
+    /// As [`Self::ask`]; too late, the thread stops here for good. For daemon threads, which nobody waits for.
+    pub(crate) fn ask_or_stop() -> Self {
+        Self::ask().unwrap_or_else(|| {
+            loop {
+                std::thread::park();
+            }
+        })
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        ENTERING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// Has the engine closed when the interpreter ends.
 pub(crate) fn remember(py: Python<'_>, engine: &Arc<ropeway::Engine>) -> PyResult<()> {
@@ -30,11 +61,14 @@ pub(crate) fn remember(py: Python<'_>, engine: &Arc<ropeway::Engine>) -> PyResul
 fn at_exit(py: Python<'_>) {
     let engines = std::mem::take(&mut *ENGINES.lock().unwrap_or_else(PoisonError::into_inner));
     py.detach(|| {
+        ENDING.store(true, Ordering::SeqCst);
         let until = Instant::now() + PATIENCE;
         for engine in engines.iter().filter_map(Weak::upgrade) {
             // A forked child refuses, which is right: the engine is its parent's.
             let _ = engine.close(until.saturating_duration_since(Instant::now()));
         }
-        keep_alive::no_more(PATIENCE);
+        while ENTERING.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     });
 }

@@ -22,6 +22,7 @@ mod opening;
 mod peer;
 mod pending;
 mod plan;
+mod process;
 mod quarantined;
 mod region;
 mod route;
@@ -37,6 +38,7 @@ use pyo3::prelude::*;
 fn _ropeway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     fault::add_exceptions(module)?;
+    module.add_function(wrap_pyfunction!(lease::lease_name, module)?)?;
     module.add_class::<bell::Bells>()?;
     module.add_class::<cache::Cache>()?;
     module.add_class::<cache::CacheBuilder>()?;

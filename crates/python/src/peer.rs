@@ -1,5 +1,6 @@
 //! Peers, and what is claimed of them.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
@@ -8,6 +9,7 @@ use ropeway::{Parts, RouteOptions, Token};
 
 use crate::cache::Cache;
 use crate::fault::{Result, closed, misuse};
+use crate::lease::parse_name;
 use crate::opening::transport_kind;
 use crate::pending::Pending;
 use crate::route::{Route, Slice};
@@ -55,9 +57,26 @@ impl Peer {
         Ok(Pending::new(pending, Grant::new))
     }
 
+    /// Asks for the lease of that name. `holders` is how many peers will claim it, this one among them. While the owner has no
+    /// lease of the name, the answer is an error with `retry` "later".
+    #[pyo3(signature = (name, holders = 1, timeout = 30.0))]
+    fn claim_named(&self, py: Python<'_>, name: &str, holders: u32, timeout: f64) -> Result<Pending> {
+        let (name, timeout) = (parse_name(name)?, duration("timeout", timeout)?);
+        let pending = py.detach(|| self.0.claim_named(&name, holders, timeout))?;
+        Ok(Pending::new(pending, Grant::new))
+    }
+
+    /// Reads a note that the peer shows.
+    #[pyo3(signature = (name, timeout = 30.0))]
+    fn note(&self, py: Python<'_>, name: &str, timeout: f64) -> Result<Pending> {
+        let timeout = duration("timeout", timeout)?;
+        let pending = py.detach(|| self.0.note(name, timeout))?;
+        Ok(Pending::new(async move { Ok(Cow::<[u8]>::Owned(pending.await?.to_vec())) }, |bytes| bytes))
+    }
+
     /// Matches a local cache with the peer's cache `name` once. `parts`: "exact" (every part of both sides), "common" or
     /// names; `slices`: rectangles of parts instead of whole blocks; `transport`: this one or none.
-    #[pyo3(signature = (cache, name, *, parts = None, slices = Vec::new(), transport = None, timeout = 30.0))]
+    #[pyo3(signature = (cache, name, *, parts = None, slices = None, transport = None, timeout = 30.0))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments, which Python names")]
     fn route(
         &self,
@@ -65,12 +84,12 @@ impl Peer {
         cache: &Cache,
         name: &str,
         parts: Option<&Bound<'_, PyAny>>,
-        slices: Vec<PyRef<'_, Slice>>,
+        slices: Option<Vec<PyRef<'_, Slice>>>,
         transport: Option<&str>,
         timeout: f64,
     ) -> Result<Pending> {
         let mut options = RouteOptions::default().parts(route_parts(parts)?);
-        for slice in slices {
+        for slice in slices.into_iter().flatten() {
             options = options.slice(slice.0.clone());
         }
         if let Some(name) = transport {
@@ -145,6 +164,13 @@ impl Grant {
     #[getter]
     fn rights(&self) -> Result<String> {
         Ok(snake_case(self.held("grant")?.rights()))
+    }
+
+    /// The blocks that it is on, one list per group.
+    #[getter]
+    fn blocks(&self) -> Result<Vec<Vec<u32>>> {
+        let blocks = self.held("grant")?.blocks();
+        Ok(blocks.into_iter().map(|group| group.into_iter().map(|id| id.0).collect()).collect())
     }
 
     /// Whether the owner has revoked it, it could not be renewed in time, or it was released.

@@ -9,10 +9,11 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
-use ropeway::{Error, ErrorKind};
+use ropeway::Error;
 
 use crate::bell::{Bell, Bells, Listener};
 use crate::fault::{Fault, Result};
+use crate::process::Process;
 use crate::wait::in_slices;
 
 /// An answer that comes later: `wait()` for it, or await it. Dropping it drops the answer, not what was asked for.
@@ -21,7 +22,7 @@ pub(crate) struct Pending {
     stage: Mutex<Stage>,
     bell: Arc<Bell>,
     /// Nobody answers in a forked child.
-    process: u32,
+    process: Process,
 }
 
 enum Stage {
@@ -47,15 +48,14 @@ impl Pending {
             Ok(Box::new(move |py: Python<'_>| into(value).into_py_any(py)) as Made)
         };
         let stage = Mutex::new(Stage::Waiting(Box::pin(work)));
-        Self { stage, bell: Arc::default(), process: std::process::id() }
+        Self { stage, bell: Arc::default(), process: Process::here() }
     }
 
     /// The answer, if it is there; else `listener` is told when it is worth asking again. The lock is held with the
     /// interpreter attached throughout, so nobody waits for one while holding the other.
     fn look(&self, py: Python<'_>, listener: Listener) -> Option<PyResult<Py<PyAny>>> {
-        if self.process != std::process::id() {
-            let forked = "the engine belongs to the parent process; open one here";
-            return Some(Err(Fault::from(Error::new(ErrorKind::Forked, "pending", forked)).into()));
+        if let Err(forked) = self.process.check("pending") {
+            return Some(Err(Fault::from(forked).into()));
         }
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Stage::Waiting(work) = &mut *stage {
@@ -107,6 +107,7 @@ impl Pending {
     }
 
     #[classmethod]
+    #[pyo3(signature = (_item, /))]
     fn __class_getitem__(class: Bound<'_, PyType>, _item: &Bound<'_, PyAny>) -> Py<PyType> {
         class.unbind()
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use ropeway::{Error, ErrorKind};
 
+use crate::exit::Entry;
 use crate::fault::Result;
 
 /// How long a signal may go unheard.
@@ -20,10 +21,23 @@ pub(crate) fn in_slices<T: Send>(
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
         let left = until.map_or(SLICE, |until| until.saturating_duration_since(Instant::now()).min(SLICE));
-        if let Some(value) = py.detach(|| step(left)) {
-            return Ok(Some(value));
+        let before = Instant::now();
+        let (_entry, value) = py.detach(|| {
+            let value = step(left);
+            (Entry::ask_or_stop(), value)
+        });
+        if value.is_some() {
+            return Ok(value);
         }
         py.check_signals()?;
+        // A step that had no reason to wait for must not make this spin.
+        let rest = left.saturating_sub(before.elapsed());
+        if !rest.is_zero() {
+            let _entry = py.detach(|| {
+                std::thread::sleep(rest);
+                Entry::ask_or_stop()
+            });
+        }
         if until.is_some_and(|until| Instant::now() >= until) {
             return Ok(None);
         }
@@ -43,9 +57,9 @@ pub(crate) fn aside<T: Send + 'static>(
         .spawn(work)
         .map_err(|error| Error::os("close", "cannot start a thread", error))?;
     loop {
-        let (back, said) = py.detach(move || {
+        let (back, said, _entry) = py.detach(move || {
             let said = told.recv_timeout(SLICE);
-            (told, said)
+            (told, said, Entry::ask_or_stop())
         });
         told = back;
         match said {

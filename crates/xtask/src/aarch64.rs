@@ -46,6 +46,15 @@ impl Toolchain {
     }
 }
 
+impl Toolchain {
+    /// Tells `step` of the compiler and the standard library, but not what links and runs.
+    pub(crate) fn without_linker(&self, step: Step) -> Step {
+        let compiler = |name: &str| !name.ends_with("_LINKER") && !name.ends_with("_RUNNER");
+        let variables = self.variables.iter().filter(|(name, _)| compiler(name));
+        variables.fold(step, |step, (name, value)| step.env(name, value))
+    }
+}
+
 /// The toolchain's own standard library for the target.
 fn rustup() -> Result<(), String> {
     let sysroot = Step::program("rustc").args("--print sysroot").quietly()?;
@@ -68,6 +77,12 @@ fn debian() -> Result<(PathBuf, PathBuf), String> {
     if sysroot.join("lib/rustlib").join(TARGET).is_dir() {
         return Ok((compiler, sysroot));
     }
+    unpack(&folder, &[&format!("libstd-rust-web-dev={version}")], &folder)?;
+    Ok((compiler, sysroot))
+}
+
+/// Fetches Debian's arm64 `packages` with lists of its own in `folder`, and unpacks them into `root`.
+fn unpack(folder: &Path, packages: &[&str], root: &Path) -> Result<(), String> {
     for lists in ["lists/partial", "archives/partial"] {
         fs::create_dir_all(folder.join(lists)).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
@@ -78,15 +93,68 @@ fn debian() -> Result<(PathBuf, PathBuf), String> {
         step.arg("-o")
             .arg(format!("Dir::Cache={}", folder.display()))
             .args(arguments)
-            .within(&folder)
+            .within(folder)
             .quietly()
     };
     apt("update")?;
-    apt(&format!("download libstd-rust-web-dev={version}"))?;
-    let package = fs::read_dir(&folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
-    let package =
-        package.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
-    let package = package.ok_or("apt-get download left no package")?;
-    Step::program("dpkg").arg("-x").arg(package).arg(&folder).quietly()?;
-    Ok((compiler, sysroot))
+    apt(&format!("download {}", packages.join(" ")))?;
+    let files = fs::read_dir(folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
+    let archives: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect();
+    if archives.is_empty() {
+        return Err("apt-get download left no package".to_owned());
+    }
+    for archive in archives {
+        Step::program("dpkg").arg("-x").arg(archive).arg(root).quietly()?;
+    }
+    Ok(())
+}
+
+/// An interpreter of Python for aarch64, to be run by qemu.
+pub(crate) struct Python {
+    root: PathBuf,
+}
+
+/// Debian's, with what the extension and `ctypes` load.
+const INTERPRETER: &[&str] = &[
+    "libbz2-1.0",
+    "libexpat1",
+    "libffi8",
+    "liblzma5",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "python3.11-minimal",
+    "zlib1g",
+];
+
+/// The interpreter: kept from an earlier call, or fetched now.
+pub(crate) fn python() -> Result<Python, String> {
+    // Its C and C++ libraries are those that the cross compiler brings.
+    tools::program("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu")?;
+    tools::program("qemu-aarch64-static", "qemu-user-static")?;
+    let folder = tools::cache().join("python-3.11-arm64");
+    let python = Python { root: folder.join("root") };
+    let starts = || python.step(&folder).args("-c pass").quietly();
+    if starts().is_err() {
+        println!("fetching Debian's Python for arm64 into {}", folder.display());
+        unpack(&folder, INTERPRETER, &python.root)?;
+        starts()?;
+    }
+    Ok(python)
+}
+
+impl Python {
+    /// Runs it with the modules in `site`.
+    pub(crate) fn step(&self, site: &Path) -> Step {
+        let root = self.root.display();
+        let libraries =
+            format!("LD_LIBRARY_PATH={root}/lib/aarch64-linux-gnu:{root}/usr/lib/aarch64-linux-gnu");
+        Step::program("qemu-aarch64-static")
+            .args("-L /usr/aarch64-linux-gnu -E")
+            .arg(libraries)
+            .arg("-E")
+            .arg(format!("PYTHONPATH={}", site.display()))
+            .args("-E PYTHONDONTWRITEBYTECODE=1")
+            .arg(self.root.join("usr/bin/python3.11"))
+    }
 }

@@ -10,11 +10,13 @@ mod figures;
 mod fuzz;
 mod hardware;
 mod lint;
+mod python;
 mod sim_cann;
 mod stage;
 mod step;
 mod test;
 mod tools;
+mod wheel;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,8 @@ enum Command {
     SimCann(sim_cann::Layout),
     /// Finds out on NPUs what no document says: conformance, doctor, transfers, experiments, in one report.
     Hardware(hardware::Hardware),
+    /// Builds the Python package's wheels for x86-64 and aarch64, glibc 2.28 and later, and checks them.
+    Wheel(wheel::Wheel),
     /// Makes the bindings of `ascend-sys` anew from its headers and figures.
     Bindings {
         /// Changes nothing, and fails when the checked-in ones differ.
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Command::E2e(options) => e2e::run(&options),
         Command::Hardware(options) => hardware::run(&options),
         Command::SimCann(layout) => sim_cann::run(&layout),
+        Command::Wheel(options) => wheel::run(&options),
         Command::Bindings { check } => match bindings::run(check) {
             stage::Outcome::Passed(_) => true,
             stage::Outcome::Failed(_, why) | stage::Outcome::Skipped(why) => {

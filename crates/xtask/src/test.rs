@@ -20,6 +20,11 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "the harness of `e2e` against fakes, without vLLM",
         run: e2e::harness_tests,
     },
+    Stage {
+        name: "python",
+        about: "the Python package: its interface, asyncio, processes, stubs, examples",
+        run: crate::python::test,
+    },
     Stage { name: "doctests", about: "the examples in the documentation", run: doctests },
     Stage {
         name: "loom",

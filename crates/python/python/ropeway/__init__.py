@@ -62,6 +62,7 @@ from ropeway._ropeway import (
     Transfer,
     UnsupportedError,
     __version__,
+    lease_name,
 )
 
 __all__ = [
@@ -103,4 +104,5 @@ __all__ = [
     "Transfer",
     "UnsupportedError",
     "__version__",
+    "lease_name",
 ]
