@@ -15,6 +15,7 @@ pub mod config;
 pub mod facts;
 pub mod ids;
 pub mod layout;
+pub mod listener;
 pub mod meta;
 pub mod params;
 pub mod ranks;

@@ -9,6 +9,7 @@ mod claims;
 mod instances;
 mod lending;
 pub mod mapping;
+pub mod matching;
 mod reads;
 #[cfg(test)]
 mod tests;

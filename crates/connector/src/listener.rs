@@ -1,0 +1,159 @@
+//! How a half's engine is reached, and the scheduler half's own: it has no memory, and shows the rank table to whoever
+//! holds the secret that rides in a request. It offers the transports of hosts, as engines connect only where they have
+//! one in common.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ropeway::{Builder, ClusterKey, Engine, Error, ErrorKind, Result};
+
+use crate::config::Config;
+use crate::params::Owner;
+use crate::table::{Instance, NOTE};
+
+/// What both halves' engines have in common: address, secret, limits. A worker adds its transports and devices
+/// ([`worker_builder`]).
+///
+/// # Errors
+/// `ApiMisuse` for an address that no peer could use; what reading the key file gives.
+pub fn builder(config: &Config, port: u16) -> Result<Builder> {
+    let own = &config.own;
+    let host = own.host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    if host.is_unspecified() && own.advertise.is_none() {
+        let text =
+            format!("host is {host}, which no peer can connect to; set \"advertise\" to this pod's address");
+        return Err(Error::new(ErrorKind::ApiMisuse, "listen", text));
+    }
+    let mut builder = Engine::builder().limits(own.limits()).listen(SocketAddr::new(host, port));
+    if let Some(advertise) = own.advertise {
+        builder = builder.advertise(advertise);
+    }
+    if own.insecure {
+        builder = builder.insecure();
+    }
+    match &own.psk_file {
+        Some(path) => Ok(builder.cluster_key(ClusterKey::from_file(path)?)),
+        None => Ok(builder),
+    }
+}
+
+/// The builder of worker `number`'s engine: its own port, and the transports that may be used.
+///
+/// # Errors
+/// As [`builder`].
+pub fn worker_builder(config: &Config, number: u16) -> Result<Builder> {
+    let own = &config.own;
+    let port = match own.worker_port {
+        0 => 0,
+        first => first.checked_add(number).ok_or_else(|| {
+            let text = format!("worker_port {first} + rank {number} passes 65535; choose a lower one, or 0");
+            Error::new(ErrorKind::ApiMisuse, "listen", text)
+        })?,
+    };
+    let builder = builder(config, port)?;
+    Ok(if own.transports.is_empty() { builder } else { builder.transports(&own.transports) })
+}
+
+/// Where consumers ask who the workers are.
+#[derive(Debug)]
+pub struct Listener(Engine);
+
+impl Listener {
+    /// Listens for the scheduler half of a data-parallel rank.
+    ///
+    /// # Errors
+    /// `Resource` when the port is taken, `ApiMisuse` when there is none of that number; as [`builder`].
+    pub fn open(config: &Config, dp_rank: u32) -> Result<Self> {
+        let port = config
+            .scheduler_port(dp_rank)
+            .map_err(|error| Error::new(ErrorKind::ApiMisuse, "listen", error.to_string()))?;
+        builder(config, port)?.open().map(Self)
+    }
+
+    /// Who it is, for [`Scheduler::set_owner`](crate::scheduler::Scheduler::set_owner).
+    ///
+    /// # Errors
+    /// `Closed` when the engine has no incarnation any more.
+    pub fn owner(&self) -> Result<Owner> {
+        Owner::of(&self.0.descriptor())
+            .ok_or_else(|| Error::new(ErrorKind::Closed, "listen", "the engine has no incarnation"))
+    }
+
+    /// Shows who the workers are; again when that changes.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a table that is longer than a note may be.
+    pub fn show(&self, instance: &Instance) -> Result<()> {
+        self.0.show_note(NOTE, instance.encode())
+    }
+
+    /// Stops listening; waits up to `timeout` for peers to be told.
+    ///
+    /// # Errors
+    /// `Forked` in a child process.
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        self.0.close(timeout).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::Environment;
+
+    const WAIT: Duration = Duration::from_secs(60);
+
+    fn config(port: u16, own: Value) -> Config {
+        let value = json!({"kv_role": "kv_both", "kv_port": port.to_string(),
+            "kv_connector_extra_config": {"ropeway": own}});
+        Config::from_value(value, &Environment::default()).expect("it is sound")
+    }
+
+    fn shown(to: &Engine, listener: &Listener) -> Result<bytes::Bytes> {
+        let descriptor = listener.owner()?.descriptor();
+        let peer = to.connect(&descriptor, WAIT)?.wait()?;
+        peer.note(NOTE, WAIT)?.wait()
+    }
+
+    #[test]
+    fn a_rank_table_is_read_by_whoever_holds_the_secret() {
+        let listener = Listener::open(&config(0, json!({})), 0).unwrap();
+        let instance = Instance { about: json!({"tp": 2}), ranks: vec![] };
+        listener.show(&instance).unwrap();
+        let consumer = worker_builder(&config(0, json!({"transports": ["tcp"]})), 0).unwrap().open().unwrap();
+        let read = shown(&consumer, &listener).unwrap();
+        assert_eq!(Instance::decode(&read), Ok(instance));
+        assert_ne!(listener.owner().unwrap().addresses[0].port(), 0);
+        listener.close(WAIT).unwrap();
+        assert!(shown(&consumer, &listener).is_err());
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_an_error_at_once() {
+        let first = Listener::open(&config(0, json!({})), 0).unwrap();
+        let port = first.owner().unwrap().addresses[0].port();
+        let second = Listener::open(&config(port, json!({})), 0).unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::Resource, "{second}");
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_connect_to_is_refused_unless_another_is_advertised() {
+        let error = Listener::open(&config(0, json!({"host": "0.0.0.0"})), 0).unwrap_err();
+        assert!(error.to_string().contains("set \"advertise\""), "{error}");
+        let own = json!({"host": "0.0.0.0", "advertise": "127.0.0.1"});
+        let listener = Listener::open(&config(0, own), 0).unwrap();
+        let address = listener.owner().unwrap().addresses[0];
+        assert!(address.ip().is_loopback() && address.port() != 0, "{address}");
+    }
+
+    #[test]
+    fn ports_count_up_from_the_first_and_not_past_the_last() {
+        assert_eq!(config(65535, json!({})).scheduler_port(0), Ok(65535));
+        let error = Listener::open(&config(65535, json!({})), 1).unwrap_err();
+        assert!(error.to_string().contains("passes 65535"), "{error}");
+        let error = worker_builder(&config(0, json!({"worker_port": 65000})), 1000).err().unwrap();
+        assert!(error.to_string().contains("passes 65535"), "{error}");
+    }
+}

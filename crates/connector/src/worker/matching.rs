@@ -1,0 +1,157 @@
+//! Rank maps as the worker half asks for them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ropeway::{BlockId, Cache, Engine, ErrorKind, Parts, Region, RouteOptions};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::mapping::{Blocks, Mapper, Pull, RouteMap};
+use super::tickets::{Ask, Failure};
+use crate::facts::{Facts, Mismatch};
+use crate::ids::Request;
+use crate::layout::CacheSpec;
+use crate::ranks::{Land, Rank, RankMap, Share, Side};
+use crate::table::CACHE;
+
+/// Publishes a worker's cache under the name that consumers look for. `storages` are the regions of the specification's
+/// storages, in order.
+///
+/// # Errors
+/// `ApiMisuse` for a storage without a region; as [`CacheBuilder::publish`](ropeway::CacheBuilder::publish).
+pub fn publish(engine: &Engine, spec: &CacheSpec, storages: &[Region]) -> ropeway::Result<Cache> {
+    let mut builder = engine.cache(CACHE);
+    for (index, group) in spec.groups().iter().enumerate() {
+        builder = builder.group(&group.info.name, 1);
+        for part in spec.parts().iter().filter(|part| part.group == index) {
+            let region = storages.get(part.storage).ok_or_else(|| {
+                let text =
+                    format!("{} lies in storage {}, of which no region was given", part.name, part.storage);
+                ropeway::Error::new(ErrorKind::ApiMisuse, "publish", text)
+            })?;
+            builder = builder.part(&part.name, region, part.strided);
+        }
+    }
+    builder.publish()
+}
+
+/// What an instance says about itself in its rank table.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct About {
+    /// What must agree.
+    pub facts: Facts,
+    /// How it is spread, and its caches.
+    pub side: Side,
+}
+
+impl About {
+    /// For [`Instance::about`](crate::table::Instance).
+    pub fn to_value(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+/// The rank maps of one worker.
+#[derive(Debug)]
+pub struct RankMapper {
+    /// The instance that the worker is of.
+    pub ours: About,
+    /// The worker.
+    pub rank: Rank,
+    /// Its cache.
+    pub spec: CacheSpec,
+    /// Let facts differ that do not change how bytes are read.
+    pub lenient: bool,
+}
+
+impl From<Mismatch> for Failure {
+    fn from(mismatch: Mismatch) -> Self {
+        Self { kind: ErrorKind::Mismatch, text: mismatch.to_string() }
+    }
+}
+
+impl Mapper for RankMapper {
+    fn lent(&self, blocks: &[Vec<u32>]) -> Result<Vec<Vec<BlockId>>, Failure> {
+        self.spec.kernel_blocks(blocks).map_err(|error| out_of_bounds(&error))
+    }
+
+    fn map(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure> {
+        let unreadable = |error| Failure {
+            kind: ErrorKind::Mismatch,
+            text: format!("what the producer says about itself cannot be read: {error}"),
+        };
+        let theirs = About::deserialize(about).map_err(unreadable)?;
+        for harmless in self.ours.facts.check(&theirs.facts, self.lenient)? {
+            tracing::info!(field = harmless.field, ours = harmless.ours, theirs = harmless.theirs, "mapped");
+        }
+        // Host memory: rows are copied one by one at no loss.
+        let map = RankMap::new(self.spec.clone(), self.ours.side.clone(), theirs.side, self.rank, 0)?;
+        Ok(Box::new(Matched { map, shares: Mutex::default() }))
+    }
+}
+
+fn out_of_bounds(error: &dyn std::error::Error) -> Failure {
+    Failure { kind: ErrorKind::OutOfBounds, text: error.to_string() }
+}
+
+/// A rank map, and the shares that it has given out: the same number is the same share.
+struct Matched {
+    map: RankMap,
+    shares: Mutex<Vec<Arc<Share>>>,
+}
+
+impl Matched {
+    fn number(&self, share: &Arc<Share>) -> usize {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.iter().position(|known| Arc::ptr_eq(known, share)).unwrap_or_else(|| {
+            shares.push(Arc::clone(share));
+            shares.len() - 1
+        })
+    }
+
+    fn share(&self, number: usize) -> Arc<Share> {
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&shares[number])
+    }
+}
+
+impl RouteMap for Matched {
+    fn pulls(&self, key: u64) -> Result<Vec<Pull>, Failure> {
+        let topology = &self.map.theirs().topology;
+        let pulls = self.map.pulls(key)?;
+        let pull = |pull: &crate::ranks::Pull| {
+            if let Some(share) = pull.shares.iter().find(|share| matches!(share.land, Land::Whole(_))) {
+                let text = format!(
+                    "{} of rank {:?} would have to be put in order after it landed, which this worker does not do; use \
+                     equal block sizes and tensor-parallel sizes",
+                    share.parts.first().map_or("a part", String::as_str),
+                    pull.rank
+                );
+                return Err(Failure { kind: ErrorKind::Mismatch, text });
+            }
+            let shares = pull.shares.iter().map(|share| self.number(share)).collect();
+            Ok(Pull { rank: pull.rank.index(topology) as usize, holders: pull.holders, shares })
+        };
+        pulls.iter().map(pull).collect()
+    }
+
+    fn route(&self, share: usize) -> RouteOptions {
+        let share = self.share(share);
+        let options = RouteOptions::default().parts(Parts::Named(share.parts.clone()));
+        share.slices.iter().cloned().fold(options, RouteOptions::slice)
+    }
+
+    fn ids(&self, share: usize, ask: &Ask) -> Result<Blocks, Failure> {
+        let share = self.share(share);
+        let request = Request { local: &ask.local, remote: &ask.remote, tokens: ask.tokens.clone() };
+        let mut ids = share.ids(&request).map_err(|error| out_of_bounds(&error))?;
+        // A list for each group of either cache, also of those that the share has nothing of.
+        ids.local.resize(self.map.spec().groups().len(), Vec::new());
+        let stage = &self.map.theirs().stages[share.rank.pp as usize];
+        ids.remote.resize(stage.groups.len(), Vec::new());
+        Ok(Blocks { local: ids.local, remote: ids.remote })
+    }
+}
+
+#[cfg(test)]
+mod tests;
