@@ -79,7 +79,9 @@ pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf, Stri
     // Debian has `venv` in a package of its own.
     fresh().or_else(|_| tools::apt("python3-venv").and_then(|()| fresh()))?;
     let install = Step::program(&python).args("-m pip install --quiet");
-    packages.iter().fold(install, |step, package| step.arg(package)).quietly()?;
+    if !packages.is_empty() {
+        packages.iter().fold(install, |step, package| step.arg(package)).quietly()?;
+    }
     fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
     Ok(python)
 }
