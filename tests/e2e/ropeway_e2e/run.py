@@ -61,7 +61,8 @@ class Run:
                     # Nobody has met anybody yet.
                     row.times_ms |= rounds.handshake(entry)
                 self.observe(scenario, entry, proxy, known, seen, row)
-            row.idle_cores = seen.idle_cores = idle(instances)
+            seen.idle_cores = idle(instances)
+            row.idle_cores = seen.idle_cores | {"single": known.idle_cores}
             row.memory_bytes = {side: resident_bytes(process.pid) for side, process in sides(instances).items()}
         except (Failed, OSError) as error:
             seen.broken.append(str(error))
@@ -85,6 +86,7 @@ class Run:
         seen.control = rounds.control(entry, known.answers)
         before = Metrics.of(entry.decode)
         seen.sequential = rounds.sequential(entry, seen.references)
+        row.first_token_ms = {one.prompt: rounds.median([one.answer.first_s]) for one in seen.sequential}
         for name in scenario.rounds:
             if name in rounds.ROUNDS:
                 found = rounds.ROUNDS[name](entry, seen.references)

@@ -25,6 +25,8 @@ class Row:
     tokens_external: int = 0
     tokens_local: int = 0
     times_ms: dict[str, float | None] = field(default_factory=dict)
+    # Of the sequential round, by prompt.
+    first_token_ms: dict[str, float | None] = field(default_factory=dict)
     idle_cores: dict[str, float] = field(default_factory=dict)
     memory_bytes: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -42,7 +44,7 @@ class Row:
 
 
 HEADS = ("connector", "transport", "router", "model", "vLLM", "verdict", "outputs", "tokens ext/local",
-         "TTFT ms", "single ms", "decode leg ms", "cached ms", "moved ms", "1st/2nd request ms", "idle cores P/D")
+         "TTFT ms", "single ms", "decode leg ms", "cached ms", "moved ms", "1st/2nd request ms", "idle cores P/D/single")
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -58,7 +60,7 @@ def cells(row: Row) -> list[str]:
         number(times.get("decode_leg_ms")), number(times.get("decode_leg_cached_ms")),
         number(times.get("connector_transfer_ms"), 1),
         f"{number(times.get('request_1_ms'))}/{number(times.get('request_2_ms'))}",
-        "/".join(number(row.idle_cores.get(side), 2) for side in ("prefill", "decode")),
+        "/".join(number(row.idle_cores.get(side), 2) for side in ("prefill", "decode", "single")),
     ]
 
 
