@@ -293,6 +293,37 @@ fn a_peer_cannot_name_memory_beyond_its_key() {
 }
 
 #[test]
+fn a_key_opens_for_the_peers_process_only_unless_that_is_switched_off() {
+    let name = "a_key_opens_for_the_peers_process_only_unless_that_is_switched_off";
+    let Some(simulator) = simulator(name) else { return };
+    let _shared = simulator.shared();
+    let janitor = Janitor::start().unwrap();
+    for check in [true, false] {
+        let config = NpuConfig::new(0).with_cann_path(simulator.root()).with_node("node0");
+        let config = config.with_check_process(check);
+        let npu = Npu::open(config, &Limits::default(), &janitor).unwrap();
+        let ipc = Ipc::new(&npu, IpcConfig::of(npu.config())).unwrap();
+        ipc.enter().unwrap();
+        // Our own offer, as if of another process; the owner is told of yet another number of it.
+        let mut here = ipc.offer().to_vec();
+        here[14] ^= 1;
+        let mut elsewhere = here.clone();
+        elsewhere[2] ^= 1;
+        let mut owner = ipc.open(&elsewhere, Role::Passive).unwrap();
+        let mut importer = ipc.open(&here, Role::Active).unwrap();
+        let region = RegionId { slot: 0, generation: 1 };
+        let memory = npu.alloc(HUGE_PAGE).unwrap();
+        let told = owner.register(region, &memory).unwrap();
+        let imported = importer.import(region, HUGE_PAGE, &told);
+        assert_eq!(imported.is_err(), check, "{imported:?}");
+        if imported.is_ok() {
+            importer.release(region).unwrap();
+        }
+        owner.deregister(region).unwrap();
+    }
+}
+
+#[test]
 fn slices_of_blocks_go_in_strided_copies() {
     let name = "slices_of_blocks_go_in_strided_copies";
     let Some(simulator) = simulator(name) else { return };

@@ -63,8 +63,8 @@ impl HixlConfig {
             hccn_conf: npu.hccn_conf().map(PathBuf::from),
             only: None,
             mode: None,
-            traffic_class: None,
-            service_level: None,
+            traffic_class: npu.traffic_class(),
+            service_level: npu.service_level(),
             any_pages: false,
         }
     }

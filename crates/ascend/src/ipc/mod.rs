@@ -22,7 +22,7 @@ use ropeway_transport::{Memory, Role, TransportKind};
 
 use crate::hbm::HUGE_PAGE;
 use crate::link::{Mover, MoverLimits, Native};
-use crate::npu::Npu;
+use crate::npu::{Npu, NpuConfig};
 use crate::slots::Slots;
 use crate::stage::{Staged, Stages};
 use mover::IpcMover;
@@ -35,6 +35,13 @@ pub struct IpcConfig {
     /// A key opens for the peer's process only. Off: for whoever has the key, where the runtime cannot tell processes of
     /// different containers apart.
     pub check_process: bool,
+}
+
+impl IpcConfig {
+    /// As an NPU was opened.
+    pub fn of(npu: &NpuConfig) -> Self {
+        Self { check_process: npu.check_process() }
+    }
 }
 
 impl Default for IpcConfig {

@@ -26,6 +26,9 @@ pub struct NpuConfig {
     ports: RangeInclusive<u16>,
     device_port: Option<u16>,
     c_api: bool,
+    traffic_class: Option<u8>,
+    service_level: Option<u8>,
+    check_process: bool,
     connect_timeout: Duration,
     transfer_timeout: Duration,
     hold: Duration,
@@ -45,6 +48,9 @@ impl NpuConfig {
             ports: 17_400..=17_911,
             device_port: None,
             c_api: false,
+            traffic_class: None,
+            service_level: None,
+            check_process: true,
             connect_timeout: Duration::from_secs(20),
             transfer_timeout: Duration::from_secs(60),
             hold: Duration::from_secs(30),
@@ -148,6 +154,43 @@ impl NpuConfig {
         self.c_api
     }
 
+    /// HIXL's traffic class on RoCE, a multiple of 4. Otherwise that of `HCCL_RDMA_TC`, else the library's 132.
+    #[must_use]
+    pub fn with_traffic_class(mut self, class: u8) -> Self {
+        self.traffic_class = Some(class);
+        self
+    }
+
+    /// HIXL's traffic class on RoCE, if it was given.
+    pub fn traffic_class(&self) -> Option<u8> {
+        self.traffic_class
+    }
+
+    /// HIXL's service level on RoCE, 0 to 7. Otherwise that of `HCCL_RDMA_SL`, else the library's 4.
+    #[must_use]
+    pub fn with_service_level(mut self, level: u8) -> Self {
+        self.service_level = Some(level);
+        self
+    }
+
+    /// HIXL's service level on RoCE, if it was given.
+    pub fn service_level(&self) -> Option<u8> {
+        self.service_level
+    }
+
+    /// Whether memory that ipc lends opens for the peer's process only. On. Off, it opens for whoever has its key: for
+    /// containers between which the runtime cannot tell processes apart.
+    #[must_use]
+    pub fn with_check_process(mut self, on: bool) -> Self {
+        self.check_process = on;
+        self
+    }
+
+    /// Whether memory that ipc lends opens for the peer's process only.
+    pub fn check_process(&self) -> bool {
+        self.check_process
+    }
+
     /// How long a connect may take. 20 s: what the libraries themselves take to find out that nobody answers.
     #[must_use]
     pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
@@ -230,6 +273,12 @@ impl NpuConfig {
         if self.connect_timeout.as_millis() == 0 || self.transfer_timeout.as_millis() == 0 {
             return wrong("a timeout below 1 ms breaks HIXL's links; give 1 ms or more".to_owned());
         }
+        if let Some(class) = self.traffic_class.filter(|class| class % 4 != 0) {
+            return wrong(format!("traffic_class {class}: give a multiple of 4"));
+        }
+        if let Some(level) = self.service_level.filter(|level| *level > 7) {
+            return wrong(format!("service_level {level}: give 0 to 7"));
+        }
         if !(1..=256).contains(&self.slow_threads) {
             return wrong(format!("slow_threads {}: give 1 to 256", self.slow_threads));
         }
@@ -249,6 +298,8 @@ mod tests {
             ("device_port", NpuConfig::new(0).with_device_port(0)),
             ("timeout", NpuConfig::new(0).with_connect_timeout(Duration::ZERO)),
             ("timeout", NpuConfig::new(0).with_transfer_timeout(Duration::from_micros(999))),
+            ("traffic_class", NpuConfig::new(0).with_traffic_class(130)),
+            ("service_level", NpuConfig::new(0).with_service_level(8)),
             ("slow_threads", NpuConfig::new(0).with_slow_threads(0)),
         ];
         for (name, config) in wrong {

@@ -19,7 +19,7 @@ impl Npu {
     pub fn transport(self: &Arc<Self>, kind: TransportKind, limits: &Limits) -> Result<Arc<dyn Transport>> {
         let native: Arc<dyn Native> = match kind {
             TransportKind::Hixl => self.hixl()?,
-            TransportKind::Ipc => Arc::new(Ipc::new(self, IpcConfig::default())?),
+            TransportKind::Ipc => Arc::new(Ipc::new(self, IpcConfig::of(&self.config))?),
             TransportKind::Hccl => return Ok(Hccl::open(self, limits)?),
             _ => {
                 let text = format!("{kind} is no transport between devices");

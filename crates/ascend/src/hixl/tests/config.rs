@@ -73,7 +73,8 @@ fn the_options_turn_staging_off_and_name_our_endpoints() {
 #[test]
 fn class_and_level_are_only_given_when_asked_for_and_the_c_functions_get_hccls() {
     let here = Here::new("quality");
-    let asked = HixlConfig { traffic_class: Some(100), service_level: Some(3), ..config() };
+    let npu = NpuConfig::new(0).with_traffic_class(100).with_service_level(3);
+    let asked = HixlConfig { address: config().address, ..HixlConfig::of(&npu) };
     let found = asked.look(Chip::A2, ids(0), &identity(), &here.machine(&[])).unwrap();
     let options = found.options(Mode::Communicator, 1).unwrap();
     let value =
