@@ -8,7 +8,8 @@ use ropeway::{LeaseOptions, Rights, Start, Strided};
 use crate::blocks;
 use crate::event::Event;
 use crate::fault::{Result, misuse};
-use crate::lease::{Lease, parse_name};
+use crate::lease::Lease;
+use crate::naming::parse_name;
 use crate::region::Region;
 use crate::seconds::optional;
 

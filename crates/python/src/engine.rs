@@ -96,6 +96,12 @@ impl Engine {
         limits::as_dict(py, self.inner.limits())
     }
 
+    /// Where it is reached, best first, as "host:port".
+    #[getter]
+    fn addresses(&self) -> Vec<String> {
+        self.inner.descriptor().addresses.iter().map(ToString::to_string).collect()
+    }
+
     /// What a peer needs to connect, as a string. It holds the secret: carry it over a channel that you trust.
     fn descriptor(&self) -> String {
         self.inner.descriptor().to_string()

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use ropeway::LeaseName;
 
-use crate::fault::{Result, misuse};
+use crate::fault::Result;
 use crate::pending::Pending;
 use crate::process::Process;
 use crate::seconds::{duration, optional};
@@ -102,18 +101,6 @@ impl Lease {
     fn __repr__(&self) -> String {
         format!("<ropeway.Lease {}, free: {}>", self.inner.id(), self.inner.is_free())
     }
-}
-
-/// Draws a name for a lease, which may be told before the lease is granted. Whoever holds it and reaches the engine can claim
-/// the lease: treat it as a secret.
-#[pyfunction]
-pub(crate) fn lease_name() -> Result<String> {
-    Ok(ropeway::lease_name()?.to_string())
-}
-
-/// The inverse of [`lease_name`].
-pub(crate) fn parse_name(name: &str) -> Result<LeaseName> {
-    name.parse().map_err(|error| misuse("lease name", format!("this is no lease's name: {error}")))
 }
 
 /// How a lease became free.

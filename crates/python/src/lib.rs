@@ -16,7 +16,7 @@ mod fault;
 mod keep_alive;
 mod lease;
 mod limits;
-
+mod naming;
 mod npu;
 mod opening;
 mod peer;
@@ -24,6 +24,7 @@ mod pending;
 mod plan;
 mod process;
 mod quarantined;
+mod raw;
 mod region;
 mod route;
 mod seconds;
@@ -38,7 +39,8 @@ use pyo3::prelude::*;
 fn _ropeway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     fault::add_exceptions(module)?;
-    module.add_function(wrap_pyfunction!(lease::lease_name, module)?)?;
+    module.add_function(wrap_pyfunction!(naming::lease_name, module)?)?;
+    module.add_function(wrap_pyfunction!(naming::descriptor_of, module)?)?;
     module.add_class::<bell::Bells>()?;
     module.add_class::<cache::Cache>()?;
     module.add_class::<cache::CacheBuilder>()?;

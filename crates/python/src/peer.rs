@@ -9,7 +9,7 @@ use ropeway::{Parts, RouteOptions, Token};
 
 use crate::cache::Cache;
 use crate::fault::{Result, closed, misuse};
-use crate::lease::parse_name;
+use crate::naming::parse_name;
 use crate::opening::transport_kind;
 use crate::pending::Pending;
 use crate::route::{Route, Slice};

@@ -1,12 +1,13 @@
 //! Routes, and the rectangles that they may be cut to.
 
 use pyo3::prelude::*;
-use ropeway::{Op, RawCopy};
+use ropeway::Op;
 
 use crate::blocks;
 use crate::fault::{Result, misuse};
 use crate::peer::Grant;
 use crate::plan::Plan;
+use crate::raw;
 
 /// Equal rows at equal distances inside one block: how a head slice is named. All in bytes, but for `rows`.
 #[pyclass(frozen, eq, hash, module = "ropeway")]
@@ -142,15 +143,16 @@ impl Route {
         Ok(Plan::new(plan))
     }
 
-    /// Plans a read of a raw list of (local offset, remote offset, bytes), between two raw caches.
-    fn read_raw(&self, py: Python<'_>, grant: &Grant, copies: Vec<(u64, u64, u64)>) -> Result<Plan> {
-        let (grant, copies) = (grant.held("plan")?, raw(copies));
+    /// Plans a read of a raw list of (local offset, remote offset, bytes), between two raw caches; also as a buffer of
+    /// 64-bit unsigned integers with three columns.
+    fn read_raw(&self, py: Python<'_>, grant: &Grant, copies: &Bound<'_, PyAny>) -> Result<Plan> {
+        let (grant, copies) = (grant.held("plan")?, raw::copies(copies)?);
         Ok(Plan::new(py.detach(|| self.0.read_raw(&grant, &copies))?))
     }
 
     /// Plans a write of a raw list.
-    fn write_raw(&self, py: Python<'_>, grant: &Grant, copies: Vec<(u64, u64, u64)>) -> Result<Plan> {
-        let (grant, copies) = (grant.held("plan")?, raw(copies));
+    fn write_raw(&self, py: Python<'_>, grant: &Grant, copies: &Bound<'_, PyAny>) -> Result<Plan> {
+        let (grant, copies) = (grant.held("plan")?, raw::copies(copies)?);
         Ok(Plan::new(py.detach(|| self.0.write_raw(&grant, &copies))?))
     }
 
@@ -165,8 +167,4 @@ fn operation(op: &str) -> Result<Op> {
         "write" => Ok(Op::Write),
         other => Err(misuse("plan", format!("op {other:?}; there are \"read\" and \"write\""))),
     }
-}
-
-fn raw(copies: Vec<(u64, u64, u64)>) -> Vec<RawCopy> {
-    copies.into_iter().map(|(local, remote, len)| RawCopy { local, remote, len }).collect()
 }

@@ -62,6 +62,7 @@ from ropeway._ropeway import (
     Transfer,
     UnsupportedError,
     __version__,
+    descriptor_of,
     lease_name,
 )
 
@@ -104,5 +105,6 @@ __all__ = [
     "Transfer",
     "UnsupportedError",
     "__version__",
+    "descriptor_of",
     "lease_name",
 ]
