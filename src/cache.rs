@@ -10,7 +10,9 @@ use crate::lease::{Lease, LeaseOptions};
 use crate::region::{Region, RegionInner};
 use crate::shared::Shared;
 
-/// A published cache. Cheap to clone; withdrawn from peers when the last handle, lease and route is dropped.
+/// A published cache. Cheap to clone; withdrawn from peers when the last handle, lease and route is dropped, every lease
+/// on it is free (released by all who claimed it, or ended by time) and every transfer at rest. Until then its name is
+/// taken.
 ///
 /// ```
 /// # fn main() -> ropeway::Result<()> {

@@ -221,7 +221,10 @@ impl Shared {
             return Err(Error::new(
                 ErrorKind::ApiMisuse,
                 "publish",
-                format!("a cache named {name} is published already; drop it first, or choose another name"),
+                format!(
+                    "a cache named {name} is published already; choose another name, or drop its handles, leases and \
+                     routes first (it stays until its leases are free and its transfers at rest)"
+                ),
             ));
         }
         let (id, changes) = caches.directory.publish(&layout)?;

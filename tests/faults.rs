@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ropeway::{
@@ -42,19 +43,22 @@ fn connects(from: &Engine, to: &Descriptor, timeout: Duration) -> Result<(), Err
     peer.close(WAIT)
 }
 
-/// One block over tcp from `owner` to `importer`, over real sockets.
+/// One block over tcp from `owner` to `importer`, over real sockets. The caches have a name of their own each time: an
+/// earlier one is published until the release of its lease has reached its owner.
 fn moves_a_block(owner: &Engine, importer: &Engine) {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let name = format!("kv-{}", CALLS.fetch_add(1, Ordering::Relaxed));
     let publish = |engine: &Engine, byte| {
         let region = engine.alloc(Host::private(4 * BLOCK)).expect("memory");
         region.fill(0, 4 * BLOCK, byte).expect("inside");
-        let builder = engine.cache("kv").group("g0", 1).part("p", &region, Strided::dense(0, BLOCK, 4));
+        let builder = engine.cache(&name).group("g0", 1).part("p", &region, Strided::dense(0, BLOCK, 4));
         (builder.publish().expect("published"), region)
     };
     let ((theirs, _source), (ours, target)) = (publish(owner, 7), publish(importer, 8));
     let lease = theirs.lease(&[&[BlockId(1)]], Rights::Read, LeaseOptions::default()).expect("lease");
     let peer = importer.connect(&from_afar(owner), WAIT).expect("connect").wait().expect("connected");
     let grant = peer.claim(&lease.token(), WAIT).expect("claim").wait().expect("claimed");
-    let route = peer.route(&ours, "kv", WAIT).expect("route").wait().expect("routed");
+    let route = peer.route(&ours, &name, WAIT).expect("route").wait().expect("routed");
     let plan = route.read(&grant, &[&[BlockId(2)]], &[&[BlockId(1)]]).expect("planned");
     plan.submit(Submit::default()).expect("submitted").wait(WAIT).expect("ends").expect("moved");
     let mut bytes = vec![0; BLOCK as usize];
