@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ropeway::{Builder, ClusterKey, Engine, Error, ErrorKind, Result};
+use ropeway::{Builder, ClusterKey, Engine, Error, ErrorKind, NpuConfig, Result};
 
 use crate::config::Config;
 use crate::params::Owner;
@@ -52,6 +52,13 @@ pub fn worker_builder(config: &Config, number: u16) -> Result<Builder> {
     };
     let builder = builder(config, port)?;
     Ok(if own.transports.is_empty() { builder } else { builder.transports(&own.transports) })
+}
+
+/// How a worker opens its NPU, for [`Builder::npu`]: under the node's name and the pod's address of the configuration.
+pub fn npu_config(config: &Config, device: u32) -> NpuConfig {
+    let npu = NpuConfig::new(device);
+    let npu = config.own.node.iter().fold(npu, NpuConfig::with_node);
+    config.own.host.into_iter().filter(|host| !host.is_unspecified()).fold(npu, NpuConfig::with_address)
 }
 
 /// Where consumers ask who the workers are.
@@ -146,6 +153,15 @@ mod tests {
         let listener = Listener::open(&config(0, own), 0).unwrap();
         let address = listener.owner().unwrap().addresses[0];
         assert!(address.ip().is_loopback() && address.port() != 0, "{address}");
+    }
+
+    #[test]
+    fn an_npu_is_opened_under_the_nodes_name_and_the_pods_address() {
+        let npu = npu_config(&config(0, json!({"node": "rack3-host7", "host": "10.1.2.3"})), 4);
+        assert_eq!((npu.device(), npu.node()), (4, Some("rack3-host7")));
+        assert_eq!(npu.address(), Some("10.1.2.3".parse().unwrap()));
+        let npu = npu_config(&config(0, json!({"host": "0.0.0.0", "advertise": "10.1.2.3"})), 0);
+        assert_eq!((npu.node(), npu.address()), (None, None));
     }
 
     #[test]

@@ -94,6 +94,9 @@ pub struct Config {
     pub failure_policy: FailurePolicy,
     /// Declared sizes.
     pub hints: Hints,
+    /// `enforce_handshake_compat` set to false, as for vLLM's NIXL connector: models, frameworks and their versions may
+    /// differ, since bytes are read alike all the same.
+    pub lenient: bool,
     /// The connector's own keys.
     pub own: Own,
     /// What was ignored, and why, for the log.
@@ -199,6 +202,7 @@ impl Config {
         let hints = Hints { prefill: size(&mut extra, "prefill")?, decode: size(&mut extra, "decode")? };
         // What people who come from vLLM's NIXL connector have set already.
         let lease = extra.seconds("kv_lease_duration")?;
+        let lenient = !extra.flag("enforce_handshake_compat")?.unwrap_or(true);
         let own = Own::from_value(extra.take(OWN), lease, environment)?;
         warnings.extend(extra.misplaced(own::NAMES).map(|(name, meant)| {
             format!(
@@ -206,7 +210,7 @@ impl Config {
             )
         }));
         let port = own.port.or(port).unwrap_or(PORT_ANY);
-        Ok(Self { role, engine_id, port, failure_policy, hints, own, warnings })
+        Ok(Self { role, engine_id, port, failure_policy, hints, lenient, own, warnings })
     }
 
     /// The port of the scheduler half of a data-parallel rank.
@@ -227,13 +231,18 @@ impl Config {
 
     /// What a declared size says that the handshake does not: one line for each difference.
     pub fn contradictions(&self, producer: bool, dp: u32, tp: u32, pp: u32) -> Vec<String> {
-        let (name, said) =
-            if producer { ("prefill", self.hints.prefill) } else { ("decode", self.hints.decode) };
-        let pairs = [("dp_size", said.dp, dp), ("tp_size", said.tp, tp), ("pp_size", said.pp, pp)];
-        let differing = pairs.into_iter().filter(|(_, said, is)| said.is_some_and(|said| said != *is));
-        differing
+        self.hints.contradictions(producer, Size { dp: Some(dp), tp: Some(tp), pp: Some(pp) })
+    }
+}
+
+impl Hints {
+    /// What was declared otherwise than it is: one line for each difference. What is not known is not compared.
+    pub fn contradictions(&self, producer: bool, is: Size) -> Vec<String> {
+        let (name, said) = if producer { ("prefill", self.prefill) } else { ("decode", self.decode) };
+        let pairs = [("dp_size", said.dp, is.dp), ("tp_size", said.tp, is.tp), ("pp_size", said.pp, is.pp)];
+        let both = pairs.into_iter().filter_map(|(field, said, is)| Some((field, said?, is?)));
+        both.filter(|(_, said, is)| said != is)
             .map(|(field, said, is)| {
-                let said = said.unwrap_or_default();
                 format!("{name}.{field} is declared as {said} but the instance has {is}; the instance counts")
             })
             .collect()

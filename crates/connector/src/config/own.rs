@@ -66,7 +66,7 @@ pub struct Own {
     pub metrics_alias: MetricsAlias,
     /// Whether a KV cache on the CPU is put where other processes of the host can map it. Yes.
     pub shared_memory: bool,
-    /// Which node this is, where addresses do not tell: pods of one node, say.
+    /// Which node this is, where addresses do not tell: pods of one node, say. For NPUs; `ROPEWAY_NODE` unless said.
     pub node: Option<String>,
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Held {
 
 /// One of the producer's ranks: its grant, and the routes of the shares that it gives.
 pub(super) struct Source {
+    /// Its number in the rank table.
+    pub(super) rank: usize,
     pub(super) grant: Grant,
     pub(super) routes: Vec<(usize, Route)>,
 }
@@ -97,6 +99,6 @@ impl Inner {
         for share in pull.shares {
             routes.push((share, self.route(known, &linked, share).await?));
         }
-        Ok(Source { grant, routes })
+        Ok(Source { rank: pull.rank, grant, routes })
     }
 }

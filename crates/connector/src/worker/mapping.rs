@@ -32,6 +32,12 @@ pub trait RouteMap: Send + Sync + 'static {
     /// The route of a share: parts and slices.
     fn route(&self, share: usize) -> RouteOptions;
 
+    /// Whether the ids that the request names are the blocks that a rank of the producer lent, whose word counts.
+    ///
+    /// # Errors
+    /// `Mismatch`: the group, and an id that only one of them has.
+    fn agree(&self, rank: usize, ask: &Ask, lent: &[Vec<BlockId>]) -> Result<(), Failure>;
+
     /// The kernel blocks of a request for a share.
     ///
     /// # Errors

@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::mapping::{Blocks, Mapper, Pull, RouteMap};
 use super::tickets::{Ask, Failure};
+use crate::config::{Config, Hints, Size};
 use crate::facts::{Facts, Mismatch};
 use crate::ids::Request;
-use crate::layout::CacheSpec;
+use crate::layout::{CacheSpec, LayoutError};
 use crate::ranks::{Land, Rank, RankMap, Share, Side};
 use crate::table::CACHE;
 
@@ -54,14 +55,34 @@ impl About {
 /// The rank maps of one worker.
 #[derive(Debug)]
 pub struct RankMapper {
-    /// The instance that the worker is of.
-    pub ours: About,
-    /// The worker.
-    pub rank: Rank,
-    /// Its cache.
-    pub spec: CacheSpec,
-    /// Let facts differ that do not change how bytes are read.
-    pub lenient: bool,
+    ours: About,
+    rank: Rank,
+    spec: CacheSpec,
+    lenient: bool,
+    hints: Hints,
+}
+
+impl RankMapper {
+    /// The maps of worker `rank` of the instance `ours`, whose cache is `spec`. What the configuration declares of the
+    /// producer's size is compared with what it says itself.
+    pub fn new(config: &Config, ours: About, rank: Rank, spec: CacheSpec) -> Self {
+        Self { ours, rank, spec, lenient: config.lenient, hints: config.hints }
+    }
+
+    /// What differs between the instances and is no obstacle, a line each: declared sizes that are not so, and facts.
+    ///
+    /// # Errors
+    /// The first fact that is an obstacle.
+    fn differences(&self, theirs: &About) -> Result<Vec<String>, Mismatch> {
+        let facts = self.ours.facts.check(&theirs.facts, self.lenient)?;
+        let topology = &theirs.side.topology;
+        let size = Size { dp: None, tp: Some(topology.tp), pp: Some(topology.pp) };
+        let mut lines = self.hints.contradictions(true, size);
+        lines.extend(facts.into_iter().map(|differing| {
+            format!("{} is {} here and {} at the producer", differing.field, differing.ours, differing.theirs)
+        }));
+        Ok(lines)
+    }
 }
 
 impl From<Mismatch> for Failure {
@@ -81,8 +102,11 @@ impl Mapper for RankMapper {
             text: format!("what the producer says about itself cannot be read: {error}"),
         };
         let theirs = About::deserialize(about).map_err(unreadable)?;
-        for harmless in self.ours.facts.check(&theirs.facts, self.lenient)? {
-            tracing::info!(field = harmless.field, ours = harmless.ours, theirs = harmless.theirs, "mapped");
+        for difference in self.differences(&theirs)? {
+            tracing::warn!(
+                difference,
+                "a producing instance is unlike this one, or unlike what was declared"
+            );
         }
         // Host memory: rows are copied one by one at no loss.
         let map = RankMap::new(self.spec.clone(), self.ours.side.clone(), theirs.side, self.rank, 0)?;
@@ -139,6 +163,16 @@ impl RouteMap for Matched {
         let share = self.share(share);
         let options = RouteOptions::default().parts(Parts::Named(share.parts.clone()));
         share.slices.iter().cloned().fold(options, RouteOptions::slice)
+    }
+
+    fn agree(&self, rank: usize, ask: &Ask, lent: &[Vec<BlockId>]) -> Result<(), Failure> {
+        let theirs = self.map.theirs();
+        let stage = rank / theirs.topology.stage_ranks() as usize;
+        let refused = |why: LayoutError| Failure {
+            kind: ErrorKind::Mismatch,
+            text: format!("remote_block_ids are not the blocks that were lent: {why}"),
+        };
+        theirs.stages[stage].agree(&ask.remote, lent).map_err(refused)
     }
 
     fn ids(&self, share: usize, ask: &Ask) -> Result<Blocks, Failure> {

@@ -110,7 +110,8 @@ impl Inner {
 
 fn plans(held: &Held, ask: &Ask) -> Result<Vec<Plan>, Failure> {
     let mut plans = Vec::new();
-    for source in &held.sources {
+    for source in held.sources.iter().filter(|source| !source.routes.is_empty()) {
+        held.known.map.agree(source.rank, ask, &source.grant.blocks())?;
         for (share, route) in &source.routes {
             let blocks = held.known.map.ids(*share, ask)?;
             if blocks.remote.iter().all(Vec::is_empty) {

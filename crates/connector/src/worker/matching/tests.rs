@@ -6,7 +6,7 @@ use ropeway::{Host, Start, TransportKind, lease_name};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::Role;
+use crate::config::{Config, Environment, Role};
 use crate::facts::CONNECTOR_VERSION;
 use crate::layout::{Axis, Format, GroupInfo, Heads, Shard, View};
 use crate::params::Owner;
@@ -52,30 +52,39 @@ fn spec(tp: u32, rank: u32) -> CacheSpec {
         .unwrap()
 }
 
+fn config(extra: Value) -> Config {
+    let value = json!({"kv_role": "kv_consumer", "kv_connector_extra_config": extra});
+    Config::from_value(value, &Environment::default()).unwrap()
+}
+
+fn about(tp: u32, dtype: &str) -> About {
+    let facts = Facts {
+        connector: CONNECTOR_VERSION,
+        model: "tiny".into(),
+        layers: LAYERS,
+        kv_dtype: dtype.into(),
+        device: "cpu".into(),
+        framework: "vllm".into(),
+        framework_version: "0.32.0".into(),
+        block_tokens: SLOTS as u32,
+        layout: "LBHNC".into(),
+        draft_layers: 0,
+    };
+    let side = crate::ranks::Side {
+        topology: Topology::tensor(tp),
+        layers: LAYERS,
+        stages: vec![spec(tp, 0).shape()],
+    };
+    About { facts, side }
+}
+
 impl Running {
     fn open(tp: u32, dtype: &str) -> Self {
         let open = || {
             let builder = Engine::builder().listen("127.0.0.1:0".parse().unwrap());
             builder.transports(&[TransportKind::Loopback]).open().unwrap()
         };
-        let facts = Facts {
-            connector: CONNECTOR_VERSION,
-            model: "tiny".into(),
-            layers: LAYERS,
-            kv_dtype: dtype.into(),
-            device: "cpu".into(),
-            framework: "vllm".into(),
-            framework_version: "0.32.0".into(),
-            block_tokens: SLOTS as u32,
-            layout: "LBHNC".into(),
-            draft_layers: 0,
-        };
-        let side = crate::ranks::Side {
-            topology: Topology::tensor(tp),
-            layers: LAYERS,
-            stages: vec![spec(tp, 0).shape()],
-        };
-        let about = About { facts, side };
+        let about = about(tp, dtype);
         let ranks: Vec<(Worker, Region)> = (0..tp)
             .map(|rank| {
                 let (engine, spec) = (open(), spec(tp, rank));
@@ -85,7 +94,7 @@ impl Running {
                 let timing =
                     Timing { lease_ttl: WAIT, first_contact_grace: WAIT, connect: WAIT, claim: WAIT };
                 let rank = Rank { pp: 0, pcp: 0, tp: rank };
-                let mapper = RankMapper { ours: about.clone(), rank, spec, lenient: false };
+                let mapper = RankMapper::new(&config(json!({})), about.clone(), rank, spec);
                 (Worker::new(engine, cache, Box::new(mapper), timing).unwrap(), region)
             })
             .collect();
@@ -191,4 +200,76 @@ fn instances_that_differ_in_kv_dtype_do_not_exchange_a_byte() {
     region.read(at, &mut bytes).unwrap();
     assert_eq!(bytes, [0; CONTENT]);
     drop(producer.listener);
+}
+
+fn mapper(extra: Value) -> RankMapper {
+    RankMapper::new(&config(extra), about(2, "float32"), Rank { pp: 0, pcp: 0, tp: 0 }, spec(2, 0))
+}
+
+#[test]
+fn ids_that_are_not_those_of_the_lease_are_refused_by_group_and_id() {
+    for (told, named) in [
+        (json!([[5, 1]]), "leased only: Some(BlockId(7))"),
+        (json!([[5, 1, 6]]), "told only: Some(BlockId(6))"),
+    ] {
+        let (mut producer, mut consumer) = (Running::open(1, "float32"), Running::open(1, "float32"));
+        let mut params = producer.produce(&[5, 1, 7], 64);
+        params["remote_block_ids"] = told;
+        let failures = consumer.consume(&params, &[2, 6], 64);
+        assert_eq!(failures[0].kind, ErrorKind::Mismatch, "{failures:?}");
+        assert!(failures[0].text.contains("group g0") && failures[0].text.contains(named), "{failures:?}");
+        let mut bytes = [1; CONTENT];
+        let (region, at) = consumer.place(0, 2, 0);
+        region.read(at, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; CONTENT], "nothing was read");
+    }
+}
+
+#[test]
+fn declared_sizes_that_are_not_so_are_told_and_do_no_harm() {
+    let declared = json!({"prefill": {"dp_size": 2, "tp_size": 4}, "decode": {"dp_size": 2, "tp_size": 4}});
+    let mapper = mapper(declared);
+    let lines = mapper.differences(&about(1, "float32")).unwrap();
+    assert_eq!(lines, ["prefill.tp_size is declared as 4 but the instance has 1; the instance counts"]);
+    assert!(mapper.map(&about(1, "float32").to_value()).is_ok());
+}
+
+type Change = (&'static str, fn(&mut About));
+
+#[test]
+fn instances_that_do_not_fit_are_refused_at_the_handshake_by_the_field_that_differs() {
+    let changes: [Change; 7] = [
+        ("KV dtype", |about| about.facts.kv_dtype = "fp8_e4m3".into()),
+        ("device", |about| about.facts.device = "ascend-a2".into()),
+        ("model", |about| about.facts.model = "other".into()),
+        // K and V apart instead of together.
+        ("layers.0.k is missing here", |about| about.side.stages[0].planes[0].shape.plane = "k".into()),
+        ("bytes of a head of layers.0.kv", |about| {
+            let shape = &mut about.side.stages[0].planes[0].shape;
+            (shape.content, shape.rows.stride, shape.heads.stride) = (8, 8, 256);
+        }),
+        ("group g0", |about| about.side.stages[0].groups[0].info.block_slots = 24),
+        ("format of layers.0.kv", |about| about.side.stages[0].planes[0].shape.format = Format::Fractal),
+    ];
+    let mut ours = mapper(json!({}));
+    ours.ours.facts.device = "ascend-a3".into();
+    for (field, change) in changes {
+        let mut theirs = about(2, "float32");
+        theirs.facts.device = "ascend-a3".into();
+        assert!(ours.map(&theirs.to_value()).is_ok());
+        change(&mut theirs);
+        let Err(refused) = ours.map(&theirs.to_value()) else { panic!("{field} may differ") };
+        assert_eq!(refused.kind, ErrorKind::Mismatch);
+        assert!(refused.text.contains(field), "{}", refused.text);
+    }
+}
+
+#[test]
+fn the_user_may_let_models_differ_but_not_how_bytes_are_read() {
+    let mapper = mapper(json!({"enforce_handshake_compat": false}));
+    let mut theirs = about(2, "float32");
+    theirs.facts.model = "other".into();
+    assert_eq!(mapper.differences(&theirs).unwrap(), ["model is tiny here and other at the producer"]);
+    theirs.facts.kv_dtype = "fp8_e4m3".into();
+    assert!(mapper.differences(&theirs).is_err());
 }
