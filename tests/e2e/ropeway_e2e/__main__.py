@@ -1,7 +1,7 @@
 """The harness by itself. `cargo xtask e2e` makes the environments and calls it.
 
-    python3 -m ropeway_e2e versions [--all] [--only NAME]
-    python3 -m ropeway_e2e run --cache DIR --out DIR --python VERSION=PATH ... [--all] [--only NAME]
+    python3 -m ropeway_e2e needs [--all] [--only NAME]
+    python3 -m ropeway_e2e run --cache DIR --out DIR --python VERSION=PATH ... [--ropeway DIR] [--all] [--only NAME]
 """
 
 import argparse
@@ -25,24 +25,27 @@ def main() -> int:
             print(f"{one.name:<18} {one.connector.name} over {one.connector.transport}, {one.model}, vLLM {one.vllm}, "
                   f"behind {', '.join(one.routers)}")
         return 0
-    if arguments.command == "versions":
-        print("\n".join(dict.fromkeys(one.vllm for one in chosen)))
+    if arguments.command == "needs":
+        print("\n".join(scenarios.needs(chosen)))
         return 0
     # A harness that is asked to end still ends its servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pythons = dict(pair.split("=", 1) for pair in arguments.python)
-    run, rows = Run(pythons, arguments.cache, arguments.out), []
+    run, rows = Run(pythons, arguments.cache, arguments.out, arguments.ropeway), []
     for one in chosen:
         rows += run.scenario(one)
         verdict.save(rows, arguments.out)
     print(f"\n{verdict.table(rows)}")
+    for one in scenarios.SCENARIOS:
+        if one not in chosen:
+            print(f"skipped: {one.name}: {scenarios.left_out(one, arguments.only)}")
     return 0 if rows and all(row.good for row in rows) else 1
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ropeway_e2e")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("list", "versions", "run"):
+    for name in ("list", "needs", "run"):
         command = commands.add_parser(name)
         command.add_argument("--all", action="store_true")
         command.add_argument("--only", action="append", default=[], metavar="NAME")
@@ -50,6 +53,7 @@ def parse() -> argparse.Namespace:
             command.add_argument("--cache", type=Path, required=True)
             command.add_argument("--out", type=Path, required=True)
             command.add_argument("--python", action="append", default=[], metavar="VERSION=PATH")
+            command.add_argument("--ropeway", type=Path, metavar="DIR")
     return parser.parse_args()
 
 

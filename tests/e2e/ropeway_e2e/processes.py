@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 SETTLE_SECONDS, IDLE_SECONDS = 6, 8
@@ -81,6 +82,29 @@ def resident_bytes(root: int) -> int:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1]) * 1024
     return total
+
+
+@dataclass
+class Inside:
+    """A process as it looks from outside."""
+
+    title: str
+    threads: set[str]
+    libraries: set[str]
+
+
+def inside(root: int) -> list[Inside]:
+    """What runs and what is loaded in each process of a tree."""
+    found = []
+    for pid in tree(root):
+        # One that ends meanwhile is none.
+        with contextlib.suppress(OSError):
+            place = Path(f"/proc/{pid}")
+            title = place.joinpath("cmdline").read_text(errors="replace").replace("\0", " ").strip()
+            threads = {thread.joinpath("comm").read_text().strip() for thread in place.joinpath("task").iterdir()}
+            lines = [line.split(maxsplit=5) for line in place.joinpath("maps").read_text().splitlines()]
+            found.append(Inside(title, threads, {line[5] for line in lines if len(line) > 5 and ".so" in line[5]}))
+    return found
 
 
 def kill_tree(root: int) -> None:

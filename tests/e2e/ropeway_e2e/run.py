@@ -9,7 +9,7 @@ from .client import body_of, complete
 from .instance import Failed
 from .metrics import Metrics
 from .pair import Instances
-from .processes import idle_cores, resident_bytes
+from .processes import idle_cores, inside, resident_bytes
 from .prompts import ANSWER, resolve, suite
 from .proxy import Proxy
 from .reference import Reference, model, reference
@@ -25,8 +25,8 @@ def say(text: str) -> None:
 class Run:
     """What all scenarios of a run have in common."""
 
-    def __init__(self, pythons: dict[str, str], cache: Path, out: Path) -> None:
-        self.pythons, self.cache, self.out = pythons, cache, out
+    def __init__(self, pythons: dict[str, str], cache: Path, out: Path, package: Path | None = None) -> None:
+        self.pythons, self.cache, self.out, self.package = pythons, cache, out, package
         # Tokens of scenarios that ran before, for those that trust them.
         self.tokens: dict[str, dict[str, list[int]]] = {}
 
@@ -37,7 +37,7 @@ class Run:
         instances = None
         try:
             known = reference(scenario.model, scenario.vllm, python, self.cache, self.out / "logs")
-            instances = Instances(scenario, python, model(scenario.model, python, self.cache), logs)
+            instances = Instances(scenario, python, model(scenario.model, python, self.cache), logs, self.package)
             say(f"{scenario.name}: both instances are up after {instances.wait_ready():.0f} s")
             rows = [self.behind(instances, router, known, first=router == scenario.routers[0])
                     for router in scenario.routers]
@@ -62,12 +62,16 @@ class Run:
                     row.times_ms |= rounds.handshake(entry)
                 self.observe(scenario, entry, proxy, known, seen, row)
             seen.idle_cores = idle(instances)
+            seen.inside = {side: inside(process.pid) for side, process in sides(instances).items()}
+            seen.workers = dict(zip(sides(instances), scenario.tensor_parallel))
             row.idle_cores = seen.idle_cores | {"single": known.idle_cores}
             row.memory_bytes = {side: resident_bytes(process.pid) for side, process in sides(instances).items()}
         except (Failed, OSError) as error:
             seen.broken.append(str(error))
         seen.alive = {side: process.answers() for side, process in sides(instances).items()}
-        row.findings = checks.judge(seen, scenario.rounds, scenario.connector.idle_cores_max)
+        connector = scenario.connector
+        row.findings = checks.judge(seen, scenario.rounds, connector.idle_cores_max, connector.engine_thread,
+                                    connector.foreign_library)
         row.control = bool(scenario.must_fail)
         row.good = checks.as_expected(row.findings, scenario.must_fail)
         row.prompts = len(seen.sequential) + len(seen.concurrent) + len(seen.primed) + len(seen.after_disconnects)

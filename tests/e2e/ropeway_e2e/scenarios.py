@@ -10,7 +10,8 @@ class Connector:
     """A connector as vLLM is told of it.
 
     Strings in `config` and `environment` may hold `{side_port}` and `{bootstrap_port}`: free ports, other ones for
-    each instance. `metrics` must be on the decode instance once KV was moved; `transfer_time` is a histogram there.
+    each instance; and `{key_file}`: a file with a fresh key, the same for both. `metrics` must be on the decode
+    instance once KV was moved; `transfer_time` is a histogram there.
     """
 
     name: str
@@ -20,6 +21,13 @@ class Connector:
     dialect: str = "nixl"
     metrics: tuple[str, ...] = ()
     transfer_time: str | None = None
+    # Ropeway's package is put where Python finds it.
+    ropeway: bool = False
+    # Folders of `shims/` that come first in the path of modules.
+    before: tuple[str, ...] = ()
+    # What must be beneath: a thread of that name in every worker, and in no process a library whose path has that part.
+    engine_thread: str | None = None
+    foreign_library: str | None = None
     # Idle cores of an instance above those of one without a connector; None: told in the table, not judged.
     idle_cores_max: float | None = None
 
@@ -67,6 +75,13 @@ MOONCAKE = Connector(
     {"VLLM_MOONCAKE_BOOTSTRAP_PORT": "{bootstrap_port}", "VLLM_MOONCAKE_ABORT_REQUEST_TIMEOUT": "20"},
     dialect="mooncake")
 
+# The same connector over Ropeway's drop-in for Mooncake's engine, which the package's plugin installs in every process.
+# The real `mooncake` cannot be imported there: a package of that name that refuses is found before it.
+DROP_IN = replace(
+    MOONCAKE, transport="ropeway", ropeway=True, before=("no_mooncake",), engine_thread="ropeway-control",
+    foreign_library="/mooncake/engine.", idle_cores_max=0.05,
+    environment=MOONCAKE.environment | {"ROPEWAY_COMPAT": "mooncake", "ROPEWAY_PSK_FILE": "{key_file}"})
+
 # A decode instance whose received KV is spoiled: proves that the comparison of tokens would notice.
 SPOILED = replace(
     MOONCAKE, transport="tcp, spoiled",
@@ -78,7 +93,10 @@ WRONG_TOKENS = frozenset({"sequential_outputs_equal", "concurrent_outputs_equal"
 
 SCENARIOS = (
     Scenario("nixl", NIXL, kill=True),
+    Scenario("nixl-0.27", NIXL, vllm="0.27.1", routers=("proxy",)),
+    Scenario("nixl-0.23", NIXL, vllm="0.23.0", routers=("proxy",)),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),
+    Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
     Scenario("spoiled-gemma3", SPOILED, "gemma3", routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
@@ -101,3 +119,16 @@ def chosen(only: list[str], every: bool) -> list[Scenario]:
     if only:
         return [one for one in SCENARIOS if one.name in only]
     return [one for one in SCENARIOS if every or one.always]
+
+
+def needs(chosen: list[Scenario]) -> list[str]:
+    """What must be there for these, each once: `vllm VERSION`, and `ropeway` for the package."""
+    words = [f"vllm {one.vllm}" for one in chosen] + ["ropeway" for one in chosen if one.connector.ropeway]
+    return list(dict.fromkeys(words))
+
+
+def left_out(scenario: Scenario, only: list[str]) -> str:
+    """Why a scenario was not run."""
+    if only:
+        return "not named by --only"
+    return "only with --all: all of them take longer than a CI has"

@@ -6,6 +6,7 @@ from ropeway_e2e import checks, prompts, rounds
 from ropeway_e2e.checks import Asked, Seen, as_expected, judge
 from ropeway_e2e.client import Answer
 from ropeway_e2e.metrics import Metrics
+from ropeway_e2e.processes import Inside
 from ropeway_e2e.proxy import Pair, Proxy
 from ropeway_e2e.rounds import Entry
 
@@ -110,6 +111,27 @@ def test_one_prompt_that_was_computed_again_is_seen_although_the_share_is_high(g
 def test_an_idle_instance_that_spins_fails_only_where_quiet_is_promised(good):
     seen = Seen(**vars(good) | {"idle_cores": {"prefill": 0.05, "decode": 0.98}})
     assert failed(seen) == {"idle_quiet"} and failed(seen, None) == set()
+
+
+def beneath(prefill: list[Inside], workers: int = 2) -> list[str]:
+    seen = Seen(inside={"prefill": prefill}, workers={"prefill": workers})
+    return checks.engine_beneath(seen, "ours", "/theirs/engine.")
+
+
+def test_another_engine_than_the_one_that_is_meant_is_seen_in_any_process_of_an_instance():
+    server = Inside("python -m server", set(), {"/lib/libc.so"})
+    good = [Inside(f"VLLM::Worker_TP{rank}", {"python", "ours"}, {"/site/ours.so"}) for rank in (0, 1)]
+    assert beneath([server, *good]) == []
+    (wrong,) = beneath([server, good[0], Inside("VLLM::Worker_TP1", {"python"}, {"/site/ours.so"})])
+    assert wrong == "VLLM::Worker_TP1 of the prefill instance has no thread `ours`"
+    (wrong,) = beneath([server, good[0]])
+    assert wrong.startswith("the prefill instance has 1 workers, not 2: python -m server, VLLM::Worker_TP0")
+    loaded = Inside("python -m server", set(), {"/site/theirs/engine.cpython-311.so"})
+    (wrong,) = beneath([loaded, *good])
+    assert wrong == "python -m server of the prefill instance has loaded /site/theirs/engine.cpython-311.so"
+    assert checks.engine_beneath(Seen(), "ours", None) == ["nobody looked"]
+    assert "engine_beneath" in {finding.check for finding in judge(Seen(), (), None, foreign="x")}
+    assert "engine_beneath" not in {finding.check for finding in judge(Seen(), (), None)}, "where nothing is said of it"
 
 
 def test_a_dead_instance_and_a_broken_harness_fail(good):

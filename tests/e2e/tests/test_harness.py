@@ -8,7 +8,7 @@ import time
 import pytest
 from ropeway_e2e import pair, processes, scenarios, verdict
 from ropeway_e2e.checks import Finding
-from ropeway_e2e.instance import Failed, Process
+from ropeway_e2e.instance import HERE, Failed, Process
 from ropeway_e2e.metrics import Metrics
 
 SPIN = "while True: pass"
@@ -106,6 +106,55 @@ def test_every_scenario_can_be_built_and_chosen_by_name():
     for one in scenarios.SCENARIOS:
         json.dumps(one.connector.config)
         assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router"}
+
+
+def test_what_scenarios_need_is_told_once_and_why_others_are_left_out():
+    ours = next(one for one in scenarios.SCENARIOS if one.connector.ropeway)
+    other = next(one for one in scenarios.SCENARIOS if not one.connector.ropeway and not one.always)
+    assert scenarios.needs([ours, ours]) == [f"vllm {ours.vllm}", "ropeway"]
+    assert scenarios.needs([other]) == [f"vllm {other.vllm}"]
+    assert "--all" in scenarios.left_out(other, []) and "--only" in scenarios.left_out(other, [ours.name])
+    with pytest.raises(Failed, match="needs Ropeway's package"):
+        pair.Instances(ours, sys.executable, HERE, HERE)
+
+
+def test_a_key_is_new_each_time_and_its_owners_alone(tmp_path):
+    file, keys = tmp_path / "logs" / "key", set()
+    for _ in range(2):
+        pair.new_key(file)
+        assert file.stat().st_mode & 0o777 == 0o600
+        keys.add(file.read_bytes())
+    assert len(keys) == 2 and all(len(key) == 32 for key in keys)
+
+
+def test_threads_and_libraries_of_a_tree_are_seen_from_outside():
+    code = ("import ctypes, sqlite3, threading, time; name = ctypes.create_string_buffer(b'a-thread-name'); "
+            "work = lambda: (ctypes.CDLL(None).prctl(15, name), print('up', flush=True), time.sleep(600)); "
+            "threading.Thread(target=work).start()")
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    parent = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE)
+    try:
+        parent.stdout.readline()
+        outer, inner = processes.inside(parent.pid)
+        assert "a-thread-name" in inner.threads and any("_sqlite3" in path for path in inner.libraries)
+        assert "a-thread-name" not in outer.threads and not any("_sqlite3" in path for path in outer.libraries)
+        assert "subprocess.run" in outer.title
+    finally:
+        processes.kill_tree(parent.pid)
+        parent.stdout.close()
+        parent.wait()
+
+
+def test_a_mooncake_that_is_installed_cannot_be_imported_behind_the_one_that_refuses(tmp_path):
+    (tmp_path / "mooncake").mkdir()
+    (tmp_path / "mooncake/__init__.py").touch()
+    (tmp_path / "mooncake/engine.py").touch()
+    shim = HERE / "shims/no_mooncake"
+    line = [sys.executable, "-c", "import mooncake.engine"]
+    for path, code in (([tmp_path], 0), ([shim, tmp_path], 1)):
+        ended = subprocess.run(line, env={"PYTHONPATH": ":".join(map(str, path))}, capture_output=True, text=True)
+        assert ended.returncode == code, ended.stderr
+    assert "has no Mooncake" in ended.stderr
 
 
 def test_ports_are_put_in_wherever_a_configuration_names_them():

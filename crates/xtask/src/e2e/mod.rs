@@ -3,10 +3,12 @@
 
 mod venv;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::python;
 use crate::stage::Outcome;
 use crate::step::Step;
 use crate::tools;
@@ -49,12 +51,43 @@ fn prove(options: &EndToEnd) -> Result<(), String> {
     }
     let out = options.out.clone().unwrap_or_else(|| tools::target().join("e2e"));
     let mut run = harness("run", options).arg("--cache").arg(venv::folder()).arg("--out").arg(out);
-    for version in harness("versions", options).quietly()?.lines() {
-        let python = venv::ready(version)?;
-        venv::libraries(&python)?;
-        run = run.arg("--python").arg(format!("{version}={}", python.display()));
+    for need in harness("needs", options).quietly()?.lines() {
+        run = match need.strip_prefix("vllm ") {
+            Some(version) => {
+                let python = venv::ready(version)?;
+                venv::libraries(&python)?;
+                run.arg("--python").arg(format!("{version}={}", python.display()))
+            }
+            None => run.arg("--ropeway").arg(package()?),
+        };
     }
     run.run().map(drop).map_err(|(_, why)| why)
+}
+
+/// A folder with Ropeway's Python package as a user has it: a wheel of this tree, optimised, unpacked by pip.
+fn package() -> Result<PathBuf, String> {
+    let target = fs::canonicalize(tools::target()).map_err(|error| format!("the target folder: {error}"))?;
+    let (wheels, site) = (target.join("e2e-wheel"), target.join("e2e-package"));
+    let python = python::environment("python-maturin", &["maturin==1.16.0"])?;
+    for folder in [&wheels, &site] {
+        let _ = fs::remove_dir_all(folder);
+    }
+    // For this machine alone; `cargo xtask wheel` makes those for others.
+    let build = Step::program(python.with_file_name("maturin"))
+        .args("build --release --locked --compatibility linux --manifest-path")
+        .arg(Path::new(python::PACKAGE).join("Cargo.toml"))
+        .arg("--out")
+        .arg(&wheels);
+    println!("building Ropeway's wheel into {}", wheels.display());
+    build.quietly()?;
+    let built = fs::read_dir(&wheels).map_err(|error| format!("{}: {error}", wheels.display()))?;
+    let built: Vec<PathBuf> = built.flatten().map(|entry| entry.path()).collect();
+    let [wheel] = built.as_slice() else {
+        return Err(format!("{} has {} wheels, not one", wheels.display(), built.len()));
+    };
+    let pip = Step::program(python).args("-m pip install --quiet --no-deps --target").arg(&site);
+    pip.arg(wheel).quietly()?;
+    Ok(site)
 }
 
 /// The Python half, by the interpreter of the system: it needs the standard library only.

