@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ropeway-connector", &["ropeway"]),
     ("ropeway-testkit", &["ropeway", "ropeway-core", "ropeway-transport"]),
     ("ropeway-ascend-sim", &["ascend-sys"]),
-    ("ropeway-python", &["ropeway"]),
+    ("ropeway-python", &["ropeway", "ropeway-connector"]),
     ("xtask", &[]),
 ];
 

@@ -16,6 +16,7 @@ mod fault;
 mod keep_alive;
 mod lease;
 mod limits;
+mod migrate;
 mod naming;
 mod npu;
 mod opening;
@@ -39,6 +40,7 @@ use pyo3::prelude::*;
 fn _ropeway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     fault::add_exceptions(module)?;
+    module.add_function(wrap_pyfunction!(migrate::migrate_config, module)?)?;
     module.add_function(wrap_pyfunction!(naming::lease_name, module)?)?;
     module.add_function(wrap_pyfunction!(naming::descriptor_of, module)?)?;
     module.add_class::<bell::Bells>()?;

@@ -3,9 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::keys::nearest;
-use super::{ConfigError, OWN};
+use super::{Config, ConfigError, Environment, Mode};
 
-/// Fields that vLLM 0.23 and 0.27 have and 0.32 refuses. When between the two they went is not known here; none of them
+/// The name that the package registers with vLLM.
+const CONNECTOR: &str = "RopewayConnector";
+
+/// Fields that vLLM 0.23 and 0.27.1 have and 0.32 refuses. When between the two they went is not known here; none of them
 /// says anything to this connector, so the form without them is valid everywhere.
 const DROPPED: &[(&str, &str)] = &[
     (
@@ -42,30 +45,31 @@ pub struct Migrated {
     pub why: Vec<String>,
 }
 
+/// Parents of several connectors. Each child is a configuration of its own in a list under their extra config.
+const PARENTS: &[&str] = &["MultiConnector", "AscendMultiConnector"];
+
 /// Gives the form of `json` that vLLM `version` ("0.32", "0.27.1") accepts with this connector.
 ///
 /// # Errors
-/// The text is not a JSON object, or the version is none.
+/// The text is not a JSON object, the version is none, or something is in it that neither vLLM nor the connector knows or
+/// takes: nothing is guessed.
 pub fn migrate(json: &str, version: &str) -> Result<Migrated, ConfigError> {
     let value: Value = serde_json::from_str(json)
         .map_err(|error| ConfigError(format!("kv_transfer_config is not JSON: {error}")))?;
     let Value::Object(mut fields) = value else {
         return Err(ConfigError("kv_transfer_config must be a JSON object".to_owned()));
     };
-    let (major, minor) = numbers(version)?;
-    let mut why = Vec::new();
-    if (major, minor) > LAST_WITH_ALL {
-        for (field, reason) in DROPPED {
-            if fields.remove(*field).is_some() {
-                why.push(format!("{field} removed: vLLM {version} refuses it; {reason}"));
-            }
-        }
+    let mut migration = Migration { version, dropping: numbers(version)? > LAST_WITH_ALL, why: Vec::new() };
+    if fields.get("kv_connector").and_then(Value::as_str).is_some_and(|name| PARENTS.contains(&name)) {
+        migration.fields("kv_transfer_config", &mut fields)?;
+        migration.children(&mut fields)?;
+    } else {
+        migration.connector(&mut fields);
+        migration.fields("kv_transfer_config", &mut fields)?;
+        migration.checked(&fields)?;
     }
-    unknown(&mut fields, version, &mut why);
-    connector(&mut fields, &mut why);
-    port(&mut fields, &mut why);
-    traps(&fields, &mut why);
-    Ok(Migrated { json: Value::Object(fields).to_string(), why })
+    migration.traps(&fields);
+    Ok(Migrated { json: Value::Object(fields).to_string(), why: migration.why })
 }
 
 fn numbers(version: &str) -> Result<(u32, u32), ConfigError> {
@@ -76,65 +80,96 @@ fn numbers(version: &str) -> Result<(u32, u32), ConfigError> {
     }
 }
 
-/// vLLM refuses fields that it does not know, with a page of text.
-fn unknown(fields: &mut Map<String, Value>, version: &str, why: &mut Vec<String>) {
-    let known: Vec<&str> = KEPT.iter().copied().chain(DROPPED.iter().map(|(name, _)| *name)).collect();
-    let strange: Vec<String> =
-        fields.keys().filter(|name| !known.contains(&name.as_str())).cloned().collect();
-    for name in strange {
-        fields.remove(&name);
-        let advice = nearest(&name, &known).map_or(String::new(), |near| format!("; did you mean {near}?"));
-        why.push(format!("{name} removed: no vLLM up to {version} has it{advice}"));
-    }
+struct Migration<'a> {
+    version: &'a str,
+    /// Whether the version refuses what is in [`DROPPED`].
+    dropping: bool,
+    why: Vec<String>,
 }
 
-/// The connector is known by its name once the package is installed.
-fn connector(fields: &mut Map<String, Value>, why: &mut Vec<String>) {
-    let name = "RopewayConnector";
-    // A parent of several names its children in its own extra config; those are not looked into.
-    let parent = matches!(
-        fields.get("kv_connector").and_then(Value::as_str),
-        Some("MultiConnector" | "AscendMultiConnector")
-    );
-    if parent {
-        return;
+impl Migration<'_> {
+    /// What is so for every connector: fields that the version has, and a port that is a number.
+    fn fields(&mut self, place: &str, fields: &mut Map<String, Value>) -> Result<(), ConfigError> {
+        let prefix = if place == "kv_transfer_config" { String::new() } else { format!("{place}.") };
+        let known: Vec<&str> = KEPT.iter().copied().chain(DROPPED.iter().map(|(name, _)| *name)).collect();
+        if let Some(strange) = fields.keys().find(|name| !known.contains(&name.as_str())) {
+            let advice = nearest(strange, &known).map_or_else(
+                || "none of vLLM's fields is called so".to_owned(),
+                |near| format!("did you mean \"{near}\"?"),
+            );
+            return Err(ConfigError(format!("{place}.{strange} is not known; {advice}")));
+        }
+        for (field, reason) in DROPPED.iter().filter(|_| self.dropping) {
+            if fields.remove(*field).is_some() {
+                self.why.push(format!("{prefix}{field} removed: vLLM {} refuses it; {reason}", self.version));
+            }
+        }
+        // All versions take digits in quotes, but a number is what the field says it is.
+        let digits = fields.get("kv_port").and_then(Value::as_str);
+        if let Some(port) = digits.and_then(|digits| digits.trim().parse::<u16>().ok()) {
+            fields.insert("kv_port".to_owned(), port.into());
+            self.why.push(format!("{prefix}kv_port is the number {port}: vLLM declares it as one"));
+        }
+        Ok(())
     }
-    if fields.get("kv_connector").and_then(Value::as_str) != Some(name) {
-        let old = fields.insert("kv_connector".to_owned(), Value::String(name.to_owned()));
-        let old = old.map_or("nothing".to_owned(), |old| old.to_string());
-        why.push(format!("kv_connector is {name}, not {old}"));
-    }
-    if fields.remove("kv_connector_module_path").is_some() {
-        why.push("kv_connector_module_path removed: the installed package registers the name".to_owned());
-    }
-}
 
-/// All versions take digits in quotes, but a number is what the field says it is.
-fn port(fields: &mut Map<String, Value>, why: &mut Vec<String>) {
-    let digits =
-        fields.get("kv_port").and_then(Value::as_str).and_then(|text| text.trim().parse::<u16>().ok());
-    if let Some(port) = digits {
-        fields.insert("kv_port".to_owned(), port.into());
-        why.push(format!("kv_port is the number {port}: vLLM declares it as one"));
+    /// The connector is known by its name once the package is installed.
+    fn connector(&mut self, fields: &mut Map<String, Value>) {
+        if fields.get("kv_connector").and_then(Value::as_str) != Some(CONNECTOR) {
+            let old = fields.insert("kv_connector".to_owned(), CONNECTOR.into());
+            let old = old.map_or("nothing".to_owned(), |old| old.to_string());
+            self.why.push(format!("kv_connector is {CONNECTOR}, not {old}"));
+        }
+        if fields.remove("kv_connector_module_path").is_some() {
+            self.why.push(
+                "kv_connector_module_path removed: the installed package registers the name".to_owned(),
+            );
+        }
     }
-}
 
-/// What works with this connector but is better not kept.
-fn traps(fields: &Map<String, Value>, why: &mut Vec<String>) {
-    if fields.contains_key("engine_id") {
-        why.push(
-            "note: a fixed engine_id is not needed; instances are told apart by a number drawn at start"
-                .to_owned(),
-        );
+    /// The children of a parent keep their names; other connectors' own keys are not looked into.
+    fn children(&mut self, fields: &mut Map<String, Value>) -> Result<(), ConfigError> {
+        let list = fields.get_mut("kv_connector_extra_config").and_then(|extra| extra.get_mut("connectors"));
+        let Some(list) = list.and_then(Value::as_array_mut) else { return Ok(()) };
+        for (at, child) in list.iter_mut().enumerate() {
+            let place = format!("kv_connector_extra_config.connectors[{at}]");
+            let Some(child) = child.as_object_mut() else {
+                return Err(ConfigError(format!("{place} must be a JSON object")));
+            };
+            self.fields(&place, child)?;
+            if child.get("kv_connector").and_then(Value::as_str) == Some(CONNECTOR) {
+                self.checked(child)?;
+            }
+        }
+        Ok(())
     }
-    let own = fields.get("kv_connector_extra_config").and_then(|extra| extra.get(OWN));
-    if own.is_none()
-        && fields.get("kv_port").and_then(Value::as_u64).is_some_and(|port| (20_000..28_000).contains(&port))
-    {
-        why.push(
-            "note: ports 20000 to 27999 are also where HIXL listens by default; a kv_port below them, or 0, avoids \
-             a clash"
-                .to_owned(),
-        );
+
+    /// What the connector itself will say to it at start.
+    fn checked(&mut self, fields: &Map<String, Value>) -> Result<(), ConfigError> {
+        let config = Config::from_value(Value::Object(fields.clone()), &Environment::default())?;
+        self.why.extend(config.warnings.into_iter().map(|warning| format!("note: {warning}")));
+        if config.own.mode == Mode::Push {
+            self.why
+                .push("note: pushing is not built yet; mode \"pull\" works behind every router".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What works with this connector but is better not kept.
+    fn traps(&mut self, fields: &Map<String, Value>) {
+        if fields.contains_key("engine_id") {
+            self.why.push(
+                "note: a fixed engine_id is not needed; instances are told apart by a number drawn at start"
+                    .to_owned(),
+            );
+        }
+        let port = fields.get("kv_port").and_then(Value::as_u64);
+        if port.is_some_and(|port| (20_000..28_000).contains(&port)) {
+            self.why.push(
+                "note: ports 20000 to 27999 are also where HIXL listens by default; a kv_port below them, or 0, \
+                 avoids a clash"
+                    .to_owned(),
+            );
+        }
     }
 }

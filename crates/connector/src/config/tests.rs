@@ -125,11 +125,51 @@ fn migration_drops_what_new_versions_refuse_and_says_why() {
 }
 
 #[test]
-fn migration_names_our_connector_and_leaves_a_parent_of_several_alone() {
+fn migration_names_our_connector_and_leaves_those_of_a_parent_alone() {
     let moved = migrate(r#"{"kv_connector":"MooncakeConnectorV1","kv_role":"kv_both"}"#, "0.32").unwrap();
     assert!(moved.json.contains("RopewayConnector"));
+    assert_eq!(moved.why, [r#"kv_connector is RopewayConnector, not "MooncakeConnectorV1""#]);
     let parent = r#"{"kv_connector":"MultiConnector","kv_role":"kv_both"}"#;
     assert_eq!(migrate(parent, "0.32").unwrap().why, [""; 0]);
     assert!(migrate("{}", "main").is_err());
     assert!(migrate("[]", "0.32").is_err());
+}
+
+#[test]
+fn migration_looks_into_the_children_of_a_parent() {
+    let parent = |own: serde_json::Value| {
+        json!({"kv_connector": "MultiConnector", "kv_role": "kv_both", "kv_connector_extra_config": {"connectors": [
+            {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_rank": 0},
+            {"kv_connector": "RopewayConnector", "kv_role": "kv_both", "kv_connector_extra_config": {"ropeway": own}},
+        ]}})
+        .to_string()
+    };
+    let moved = migrate(&parent(json!({"port": 0})), "0.32").unwrap();
+    assert_eq!(moved.why.len(), 1, "{:?}", moved.why);
+    assert!(
+        moved.why[0].starts_with("kv_connector_extra_config.connectors[0].kv_rank removed"),
+        "{:?}",
+        moved.why
+    );
+    assert!(moved.json.contains("OffloadingConnector") && !moved.json.contains("kv_rank"), "{}", moved.json);
+    let error = migrate(&parent(json!({"prot": 0})), "0.32").unwrap_err().to_string();
+    assert!(error.ends_with(r#"ropeway.prot is not known; did you mean "port"?"#), "{error}");
+}
+
+#[test]
+fn migration_refuses_what_it_does_not_know_and_guesses_nothing() {
+    for (json, expected) in [
+        (r#"{"kv_rol":"kv_both"}"#, r#"kv_transfer_config.kv_rol is not known; did you mean "kv_role"?"#),
+        (r#"{"kv_role":"kv_both","colour":1}"#, "colour is not known; none of vLLM's fields is called so"),
+        (r#"{"kv_port":1}"#, "kv_transfer_config.kv_role is not set; it must be kv_producer"),
+        (
+            r#"{"kv_role":"kv_both","kv_connector_extra_config":{"ropeway":{"lease_tl":5}}}"#,
+            r#"ropeway.lease_tl is not known; did you mean "lease_ttl"?"#,
+        ),
+    ] {
+        let error = migrate(json, "0.32").unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let noted = r#"{"kv_role":"kv_both","kv_connector":"RopewayConnector","kv_connector_extra_config":{"lease_ttl":5}}"#;
+    assert!(migrate(noted, "0.32").unwrap().why[0].contains(r#"write it under "ropeway" as lease_ttl"#));
 }

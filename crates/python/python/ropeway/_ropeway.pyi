@@ -48,6 +48,7 @@ __all__ = [
     "__version__",
     "descriptor_of",
     "lease_name",
+    "migrate_config",
 ]
 
 __version__: str
@@ -99,6 +100,7 @@ class _Limits(TypedDict, total=False):
     quarantine_fatal_after: float
 
 def lease_name(raw: bytes | None = None) -> str: ...
+def migrate_config(json: str, vllm: str) -> tuple[str, list[str]]: ...
 def descriptor_of(address: str, *, cluster_key: bool, incarnation: str | None = None) -> str: ...
 
 class Error(Exception):
