@@ -162,7 +162,7 @@ fn given_up(name: &str, quiesces: Quiesces) {
 /// The blocks are withheld for longer than bytes come. False when this machine was too slow to tell.
 fn given_up_within(simulator: &'static Simulator, alone: &Alone, quiesces: Quiesces, scale: u32) -> bool {
     let ms = |ms| Duration::from_millis(ms) * scale;
-    let (given_up, first, comes, held) = (ms(200), ms(1_000), ms(1_500), ms(2_500));
+    let (given_up, first, comes, held) = (ms(200), ms(600), ms(1_500), ms(2_500));
     let reader = Side::open(Side::config(simulator, 0).with_hold(held), TransportKind::Hixl);
     let owner = Side::hixl(simulator, 1);
     owner.fill(THEIRS);
@@ -180,9 +180,14 @@ fn given_up_within(simulator: &'static Simulator, alone: &Alone, quiesces: Quies
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     assert_eq!((error.local(), error.remote()), (Quiet::AfterClose, Quiet::AfterClose));
     assert_eq!(error.quarantine().len(), all().len());
-    // Somebody who would be given the blocks now writes them.
+    // Somebody who would be given the blocks now writes them. The blocks come one after the other, so that where nothing
+    // may come once the link is down, this waits until it should be.
+    if quiesces == Quiesces::AtOnce {
+        std::thread::sleep(first.saturating_sub(began.elapsed()));
+    }
+    let refills = began.elapsed();
     reader.fill(OURS);
-    let refilled = began.elapsed() < first;
+    let refilled = began.elapsed();
     let withheld = reader.engine.quarantined();
     let refused = reader.cache.lease(&[&all()[..1]], Rights::Read, LeaseOptions::default());
     let other = Linked::new(&reader, &owner).submit(&reader, Submit::default());
@@ -195,7 +200,11 @@ fn given_up_within(simulator: &'static Simulator, alone: &Alone, quiesces: Quies
     assert!(transfer.wait_quiet(WAIT));
     assert!(began.elapsed() >= held, "the hold was not waited for");
     // The hold begins when the link is down.
-    let in_time = refilled && began.elapsed() - held < comes;
+    let down = began.elapsed() - held;
+    let in_time = match quiesces {
+        Quiesces::AtOnce => down < refills && refilled < comes,
+        _ => refilled < first && down < comes,
+    };
     if in_time {
         let late = reader.contents().contains(&THEIRS);
         let lands = quiesces != Quiesces::AtOnce;
