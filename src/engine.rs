@@ -16,7 +16,7 @@ use ropeway_transport::{Calibration, Memory};
 use crate::builder::Builder;
 use crate::cache::{Cache, CacheBuilder};
 use crate::completion::Completions;
-use crate::control::Target;
+use crate::control::{Purpose, Target, Wanted};
 use crate::peer::Peer;
 use crate::pending::{Pending, pending};
 use crate::quarantine::Quarantined;
@@ -182,6 +182,25 @@ impl Engine {
     /// with `Denied`, `StaleLease` (the engine was restarted), `Mismatch`, `LinkLost` or `TimedOut`.
     #[tracing::instrument(level = "debug", skip_all, fields(incarnation = ?descriptor.incarnation))]
     pub fn connect(&self, descriptor: &Descriptor, timeout: Duration) -> Result<Pending<Peer>> {
+        self.connect_for(descriptor, timeout, Purpose::Blocks)
+    }
+
+    /// Connects to the engine that a descriptor names for what needs no transport: its notes, and claims that are only to be
+    /// released. No transport is tried, so that none needs to be shared; routes of this peer fail.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], but for the transports.
+    #[tracing::instrument(level = "debug", skip_all, fields(incarnation = ?descriptor.incarnation))]
+    pub fn connect_control(&self, descriptor: &Descriptor, timeout: Duration) -> Result<Pending<Peer>> {
+        self.connect_for(descriptor, timeout, Purpose::Control)
+    }
+
+    fn connect_for(
+        &self,
+        descriptor: &Descriptor,
+        timeout: Duration,
+        purpose: Purpose,
+    ) -> Result<Pending<Peer>> {
         let shared = self.shared();
         shared.check("connect")?;
         let psk = match &descriptor.auth {
@@ -197,17 +216,18 @@ impl Engine {
         };
         let until = crate::deadline::after(timeout);
         let (answer, answered) = pending();
+        let wanted = Wanted { purpose, answer };
         let weak = Arc::downgrade(shared);
         let want = descriptor.incarnation;
         match want.and_then(find_nearby) {
             Some(target) => {
                 let (near, far) = tokio_pair(shared)?;
                 accept_near(&target, far)?;
-                shared.control.spawn(crate::control::connect_near(weak, near, psk, want, until, answer));
+                shared.control.spawn(crate::control::connect_near(weak, near, (psk, want), until, wanted));
             }
             None => {
                 let target = Target { addresses: descriptor.addresses.clone(), psk, want };
-                shared.control.spawn(crate::control::connect_far(weak, target, until, answer));
+                shared.control.spawn(crate::control::connect_far(weak, target, until, wanted));
             }
         }
         Ok(answered)

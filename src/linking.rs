@@ -89,6 +89,15 @@ impl Shared {
         }
     }
 
+    /// The connecting side, for a connection without transports: its session ends with no copy to be waited for.
+    pub(crate) fn without_links(self: &Arc<Self>, peer: &Arc<PeerInner>, answer: Answer<Peer>) {
+        for transport in &self.transports {
+            let why = "the connection is for control only; use Engine::connect for transfers";
+            peer.refuse_transport(transport.capabilities().kind, why.into());
+        }
+        answer.give(Ok(Peer::new(Arc::clone(peer), self, true)));
+    }
+
     /// Whether a transport adds anything to those that work already.
     fn is_wanted(&self, peer: &PeerInner, kind: TransportKind) -> bool {
         let have: Vec<_> = peer.usable_links().iter().map(|link| link.kind()).collect();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ropeway::{
     BlockId, Cache, Engine, ErrorKind, Event, Grant, Host, Lease, LeaseOptions, Outcome, Peer, Region,
-    Result, Retry, Rights, Start, Strided, Submit, lease_name,
+    Result, Retry, Rights, Start, Strided, Submit, TransportKind, lease_name,
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -132,4 +132,46 @@ fn notes_have_limits_that_are_named() {
     }
     assert_eq!(kind(engine.show_note("one more", "")), ErrorKind::Full);
     engine.show_note("0", "again").unwrap();
+}
+
+#[test]
+fn a_connection_for_control_needs_no_transport_in_common_and_carries_no_blocks() {
+    let engine = |kinds: &[TransportKind]| {
+        let builder = Engine::builder().listen("127.0.0.1:0".parse().unwrap());
+        builder.transports(kinds).open().unwrap()
+    };
+    let (owner, reader) = (engine(&[]), engine(&[TransportKind::Tcp]));
+    owner.show_note("table", &b"ranks"[..]).unwrap();
+    let refused = reader.connect(&owner.descriptor(), WAIT).unwrap().wait().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::LinkLost, "{refused}");
+
+    let peer = reader.connect_control(&owner.descriptor(), WAIT).unwrap().wait().unwrap();
+    assert_eq!(peer.note("table", WAIT).unwrap().wait().unwrap(), &b"ranks"[..]);
+    assert!(peer.is_connected() && peer.transports().is_empty());
+    let region = reader.alloc(Host::private(16 * BLOCK)).unwrap();
+    let cache = reader.cache("kv").group("g0", 1).part("k", &region, Strided::dense(0, BLOCK, 16));
+    let cache = cache.publish().unwrap();
+    assert!(peer.route(&cache, "kv", WAIT).unwrap().wait().is_err());
+    peer.close(WAIT).unwrap();
+}
+
+#[test]
+fn a_lease_that_is_claimed_over_a_connection_for_control_ends_by_word_and_by_its_end() {
+    for by_word in [true, false] {
+        let (owner, reader) = (side(), side());
+        owner.region.fill(9 * BLOCK, BLOCK, 0x5a).unwrap();
+        let name = lease_name().unwrap();
+        let lease = lend(&owner, LeaseOptions::default().name(name)).unwrap();
+        let peer = reader.engine.connect_control(&owner.engine.descriptor(), WAIT).unwrap().wait().unwrap();
+        let grant = claim(&peer, &name, 1).unwrap();
+        let route = peer.route(&reader.cache, "kv", WAIT).unwrap().wait().unwrap_err();
+        assert!(route.to_string().contains("for control only"), "{route}");
+        if by_word {
+            drop(grant);
+            assert_eq!(lease.wait_free(WAIT).expect("released").outcome, Outcome::Done);
+        } else {
+            let _ = reader.engine.close(WAIT).unwrap();
+            assert!(lease.wait_free(WAIT).is_some(), "the session's end is proof enough");
+        }
+    }
 }

@@ -16,6 +16,8 @@ use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use session::{Session, Target, Waiting, accepted, connect_far, connect_near};
 
+use crate::peer::Peer;
+use crate::pending::Answer;
 use crate::shared::Shared;
 
 /// How long a stranger may take to prove who it is.
@@ -40,6 +42,21 @@ pub(crate) struct Control {
 struct Streams {
     open: AtomicUsize,
     closed: Notify,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Transfers too: a transport must work.
+    Blocks,
+    /// The session alone.
+    Control,
+}
+
+/// Who waits for a peer, and what for.
+pub(crate) struct Wanted {
+    pub(crate) purpose: Purpose,
+    pub(crate) answer: Answer<Peer>,
 }
 
 /// Held while a task uses a session's stream.

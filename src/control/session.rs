@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::secure::{self, Secured, Stream};
 use super::{HANDSHAKE, dial};
+use crate::control::Purpose;
+use crate::control::Wanted;
 use crate::grant::Grant;
 use crate::linking::wire_kind;
 use crate::peer::{Peer, PeerInner};
@@ -322,29 +324,28 @@ pub(crate) struct Target {
     pub(crate) want: Option<Incarnation>,
 }
 
-/// Connects to an engine of this process; `answer` gets the peer.
+/// Connects to an engine of this process; `wanted` gets the peer.
 pub(crate) async fn connect_near(
     shared: Weak<Shared>,
     stream: tokio::net::UnixStream,
-    psk: Psk,
-    want: Option<Incarnation>,
+    (psk, want): (Psk, Option<Incarnation>),
     until: Instant,
-    answer: Answer<Peer>,
+    wanted: Wanted,
 ) {
     let left = until.saturating_duration_since(Instant::now());
     let met = secure::within(left, introduce(&shared, stream, &psk, want)).await;
-    settle(shared, met, until, answer).await;
+    settle(shared, met, until, wanted).await;
 }
 
-/// Connects over the network; `answer` gets the peer.
-pub(crate) async fn connect_far(shared: Weak<Shared>, target: Target, until: Instant, answer: Answer<Peer>) {
+/// Connects over the network; `wanted` gets the peer.
+pub(crate) async fn connect_far(shared: Weak<Shared>, target: Target, until: Instant, wanted: Wanted) {
     let left = until.saturating_duration_since(Instant::now());
     let met = secure::within(left, async {
         let stream = dial(&target.addresses).await?;
         introduce(&shared, stream, &target.psk, target.want).await
     })
     .await;
-    settle(shared, met, until, answer).await;
+    settle(shared, met, until, wanted).await;
 }
 
 async fn introduce<S: Stream>(
@@ -357,12 +358,13 @@ async fn introduce<S: Stream>(
     meet(&*upgrade(shared)?, secured, Side::Client, want).await
 }
 
-/// Puts a peer that was met into the tables, makes the links on a thread that may block, then listens until the end.
+/// Puts a peer that was met into the tables, makes the links, if any are wanted, on a thread that may block, then listens
+/// until the end.
 async fn settle<S: Stream + 'static>(
     shared: Weak<Shared>,
     met: Result<Met<S>>,
     until: Instant,
-    answer: Answer<Peer>,
+    Wanted { purpose, answer }: Wanted,
 ) {
     let enlisted = met.and_then(|met| {
         let strong = upgrade(&shared)?;
@@ -373,8 +375,13 @@ async fn settle<S: Stream + 'static>(
         Ok(enlisted) => enlisted,
         Err(error) => return answer.give(Err(error)),
     };
-    let (linking, linked) = (Arc::clone(&strong), Arc::clone(&peer));
-    strong.control.spawn_blocking(move || linking.open_links(&linked, until, answer));
+    match purpose {
+        Purpose::Blocks => {
+            let (linking, linked) = (Arc::clone(&strong), Arc::clone(&peer));
+            strong.control.spawn_blocking(move || linking.open_links(&linked, until, answer));
+        }
+        Purpose::Control => strong.without_links(&peer, answer),
+    }
     let _reading = strong.control.use_stream();
     drop(strong);
     converse(shared, peer, met.reader, met.decoder).await;

@@ -1,6 +1,5 @@
 //! How a half's engine is reached, and the scheduler half's own: it has no memory, and shows the rank table to whoever
-//! holds the secret that rides in a request. It offers the transports of hosts, as engines connect only where they have
-//! one in common.
+//! holds the secret that rides in a request. It offers no transport, since consumers come for control only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -74,7 +73,7 @@ impl Listener {
         let port = config
             .scheduler_port(dp_rank)
             .map_err(|error| Error::new(ErrorKind::ApiMisuse, "listen", error.to_string()))?;
-        builder(config, port)?.open().map(Self)
+        builder(config, port)?.transports(&[]).open().map(Self)
     }
 
     /// Who it is, for [`Scheduler::set_owner`](crate::scheduler::Scheduler::set_owner).
@@ -120,7 +119,7 @@ mod tests {
 
     fn shown(to: &Engine, listener: &Listener) -> Result<bytes::Bytes> {
         let descriptor = listener.owner()?.descriptor();
-        let peer = to.connect(&descriptor, WAIT)?.wait()?;
+        let peer = to.connect_control(&descriptor, WAIT)?.wait()?;
         peer.note(NOTE, WAIT)?.wait()
     }
 
@@ -135,6 +134,16 @@ mod tests {
         assert_ne!(listener.owner().unwrap().addresses[0].port(), 0);
         listener.close(WAIT).unwrap();
         assert!(shown(&consumer, &listener).is_err());
+    }
+
+    #[test]
+    fn a_worker_without_a_transport_of_hosts_reads_the_table_all_the_same() {
+        let listener = Listener::open(&config(0, json!({})), 0).unwrap();
+        listener.show(&Instance { about: json!({}), ranks: vec![] }).unwrap();
+        // As with `hixl` alone, whose transport there is only with an NPU.
+        let consumer =
+            worker_builder(&config(0, json!({"transports": ["hixl"]})), 0).unwrap().open().unwrap();
+        assert!(Instance::decode(&shown(&consumer, &listener).unwrap()).is_ok());
     }
 
     #[test]

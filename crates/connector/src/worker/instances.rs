@@ -106,7 +106,7 @@ impl Inner {
 
     async fn meet(&self, owner: &Owner) -> Result<Arc<Known>, Failure> {
         let met = async {
-            let peer = self.engine.connect(&owner.descriptor(), self.timing.connect)?.await?;
+            let peer = self.engine.connect_control(&owner.descriptor(), self.timing.connect)?.await?;
             let note = peer.note(table::NOTE, self.timing.connect)?.await?;
             let mismatch = |text: String| Failure { kind: ErrorKind::Mismatch, text };
             let instance = Instance::decode(&note).map_err(|error| mismatch(error.to_string()))?;
