@@ -36,7 +36,8 @@ pub struct Setup {
     pub engine_id: String,
     /// Tensor, pipeline and decode-context ranks: for those who read NIXL's keys.
     pub sizes: (u32, u32, u32),
-    /// Trailing prompt tokens that a consumer computes itself: 1 for models with recurrent state, 0 for others.
+    /// Trailing prompt tokens that a consumer computes itself, and a producer does not: 1 for models with recurrent state,
+    /// the drafter's window less one where several draft layers look ahead, 0 for others.
     pub backoff: u64,
 }
 
@@ -61,7 +62,10 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     /// A prompt is computed here for another instance.
-    Producing,
+    Producing {
+        /// Its end is left to that one.
+        cut: bool,
+    },
     /// Its blocks are lent; vLLM keeps them until the workers report them sent.
     Lent,
     /// It was computed elsewhere; no blocks here yet.
@@ -153,7 +157,7 @@ impl Scheduler {
         }
         let state = match Params::of(request.params) {
             Params::Plain => return,
-            Params::Produce if self.setup.role.produces() => State::Producing,
+            Params::Produce if self.setup.role.produces() => State::Producing { cut: false },
             Params::Consume(remote) if self.setup.role.consumes() => State::Tracked { remote, here: 0 },
             Params::Produce => {
                 return self.unusable(request.id, "kv_role is kv_consumer, which lends nothing");
@@ -178,6 +182,19 @@ impl Scheduler {
     fn unusable(&mut self, request: &str, why: &str) {
         self.counts.unusable += 1;
         tracing::warn!(request, why, "kv_transfer_params are not used; the prompt is computed here");
+    }
+
+    /// How many trailing tokens of a prompt that is computed here for another instance are to be left to that one: told
+    /// once, as a prompt that was cut stays so when it is preempted and computed again.
+    pub fn left_out(&mut self, request: &str, prompt: u64) -> u64 {
+        let backoff = self.setup.backoff;
+        match self.state(request) {
+            Some(State::Producing { cut }) if !*cut && prompt > backoff => {
+                *cut = true;
+                backoff
+            }
+            _ => 0,
+        }
     }
 
     /// How many of `prompt` tokens can be loaded beyond the first `here`, which this instance has. vLLM asks as often as
@@ -220,7 +237,7 @@ impl Scheduler {
         let Some(entry) = self.requests.get_mut(request) else { return Finished::default() };
         let ticket = entry.ticket;
         match entry.state {
-            State::Producing => return self.lend(request, how, blocks, tokens),
+            State::Producing { .. } => return self.lend(request, how, blocks, tokens),
             State::Parked => {
                 entry.state = State::Draining;
                 self.outbox.push(Message::Drop { ticket });
@@ -310,7 +327,7 @@ impl Scheduler {
 
     /// Whether anything is with the workers, or about to be.
     pub fn is_busy(&self) -> bool {
-        let with_workers = |entry: &Entry| !matches!(entry.state, State::Producing | State::Settled);
+        let with_workers = |entry: &Entry| !matches!(entry.state, State::Producing { .. } | State::Settled);
         !self.outbox.is_empty() || self.requests.values().any(with_workers)
     }
 

@@ -70,6 +70,9 @@ pub struct Own {
     pub node: Option<String>,
 }
 
+/// Parts of one worker's cache: each head of each layer where heads lie apart in a model of many layers.
+const PARTS: u32 = 16_384;
+
 /// Every key there is.
 pub(super) const NAMES: &[&str] = &[
     "host",
@@ -161,6 +164,7 @@ impl Own {
         limits
             .with_lease_ttl(self.lease_ttl)
             .with_heartbeat(heartbeat)
+            .with_parts_per_cache(PARTS)
             .with_first_contact_grace(self.first_contact_grace)
             .with_abandon_after(self.abandon_after)
             .with_quarantine_fatal_after(self.quarantine_fatal_after)

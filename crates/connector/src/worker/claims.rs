@@ -63,20 +63,19 @@ impl Inner {
             claims.spawn(async move { inner.source(&known, pull, lease).await });
         }
         let mut sources = Vec::new();
-        let mut failed = None;
-        // All of them, also after a failure: a grant that comes late is let go here, and its owner hears of it.
         while let Some(claimed) = claims.join_next().await {
-            match claimed.unwrap_or_else(|_| {
-                Err(Failure { kind: ErrorKind::Closed, text: "the worker is closing".to_owned() })
-            }) {
+            let closing = |_| Failure { kind: ErrorKind::Closed, text: "the worker is closing".to_owned() };
+            match claimed.map_err(closing).and_then(|claimed| claimed) {
                 Ok(source) => sources.push(source),
-                Err(failure) => drop(failed.get_or_insert(failure)),
+                Err(failure) => {
+                    // The request has failed, whatever the others say. Yet a grant that comes late is let go, so that its
+                    // owner hears of it.
+                    tokio::spawn(async move { while claims.join_next().await.is_some() {} });
+                    return Err(failure);
+                }
             }
         }
-        match failed {
-            None => Ok(Held { known, sources }),
-            Some(failure) => Err(failure),
-        }
+        Ok(Held { known, sources })
     }
 
     async fn source(&self, known: &Known, pull: Pull, lease: LeaseName) -> Result<Source, Failure> {

@@ -1,5 +1,6 @@
 //! Two instances in one process, end to end: scheduler halves, worker halves, engines; bytes compared.
 
+mod broken;
 mod harness;
 
 use std::time::Duration;

@@ -328,7 +328,7 @@ impl PeerProcess {
             }
             ["fork-and-wait"] => Ok(fork_and_wait()),
             ["exit"] => std::process::exit(0),
-            ["lease" | "free" | "peers", ..] => self.own(words),
+            ["lease" | "lend" | "free" | "peers", ..] => self.own(words),
             _ => self.import(words),
         }
     }
@@ -340,6 +340,12 @@ impl PeerProcess {
                 let rights = if operation(op)? == Op::Read { Rights::Read } else { Rights::Write };
                 self.leases.push(self.cache.lease(&[&ids], rights, LeaseOptions::default())?);
                 Ok(format!("ok {}", self.leases[self.leases.len() - 1].token()))
+            }
+            ["lend", name] => {
+                let name = name.parse().map_err(|_| misuse("this is no lease's name"))?;
+                let options = LeaseOptions::default().name(name);
+                self.leases.push(self.cache.lease(&[&self.setup.leased()], Rights::Read, options)?);
+                Ok("ok".into())
             }
             ["free", lease, millis] => {
                 let lease =

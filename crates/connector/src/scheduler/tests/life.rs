@@ -204,3 +204,16 @@ fn a_report_that_nobody_waits_for_changes_nothing() {
     scheduler.update(&names("x"), &names("y"));
     assert_eq!(scheduler.matched("r", 16, 0), some(16));
 }
+
+#[test]
+fn the_end_of_a_prompt_is_left_out_once_and_loaded_by_nobody() {
+    let mut scheduler = scheduler();
+    scheduler.setup.backoff = 2;
+    arrive(&mut scheduler, "there", &produce());
+    assert_eq!(scheduler.left_out("there", 2), 0, "a token must be computed");
+    assert_eq!(scheduler.left_out("there", 40), 2);
+    assert_eq!(scheduler.left_out("there", 38), 0, "computed again after a preemption");
+    arrive(&mut scheduler, "here", &computed(7, &[vec![5, 6]], 38));
+    assert_eq!((scheduler.left_out("here", 40), scheduler.left_out("plain", 40)), (0, 0));
+    assert_eq!(scheduler.matched("here", 40, 0), some(38));
+}

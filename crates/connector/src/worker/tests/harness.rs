@@ -5,8 +5,10 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ropeway::{
-    BlockId, Engine, ErrorKind, Host, Region, RouteOptions, Start, Strided, TransportKind, lease_name,
+    BlockId, Descriptor, Engine, ErrorKind, Host, Limits, Region, RouteOptions, Start, Strided,
+    TransportKind, lease_name,
 };
+use ropeway_transport::sim::Fabric;
 use serde_json::{Value, json};
 
 use crate::config::Role;
@@ -18,6 +20,8 @@ use crate::worker::tickets::{Ask, FailedLoad, Failure};
 use crate::worker::{Timing, Worker};
 
 pub(super) const BLOCK: u64 = 8192;
+/// When withheld memory is fatal, over a fabric.
+const FATAL: Duration = Duration::from_millis(400);
 pub(super) const WAIT: Duration = Duration::from_secs(60);
 const BLOCKS: u64 = 16;
 const TOKENS: u64 = 16;
@@ -27,11 +31,21 @@ pub(super) struct Options {
     pub(super) transport: TransportKind,
     pub(super) grace: Duration,
     pub(super) dtype: &'static str,
+    /// To reach a producer.
+    pub(super) connect: Duration,
+    /// Instead of a transport.
+    pub(super) fabric: Option<&'static Fabric>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { transport: TransportKind::Loopback, grace: WAIT, dtype: "float32" }
+        Self {
+            transport: TransportKind::Loopback,
+            grace: WAIT,
+            dtype: "float32",
+            connect: WAIT,
+            fabric: None,
+        }
     }
 }
 
@@ -59,15 +73,28 @@ pub(super) struct Rank {
 
 fn engine(options: Options) -> Engine {
     let builder = Engine::builder().listen("127.0.0.1:0".parse().expect("an address"));
-    builder.transports(&[options.transport]).open().expect("an engine opens")
+    let limits = Limits::default().with_quarantine_fatal_after(FATAL).with_abandon_after(FATAL / 2);
+    let builder = match options.fabric {
+        Some(fabric) => builder.limits(limits).transports(&[]).transport(fabric.transport()),
+        None => builder.transports(&[options.transport]),
+    };
+    builder.open().expect("an engine opens")
 }
 
 impl Instance {
     pub(super) fn open(ranks: usize, options: Options) -> Self {
-        let listener = engine(options);
         let workers: Vec<Rank> = (0..ranks).map(|rank| Rank::open(rank, ranks, options)).collect();
+        let reached = workers.iter().map(|rank| rank.worker.handshake()).collect();
+        Self::of(workers, reached, options)
+    }
+
+    /// With workers that are reached there, and are not all of this process.
+    pub(super) fn of(workers: Vec<Rank>, reached: Vec<Descriptor>, options: Options) -> Self {
+        let ranks = reached.len();
+        let listener = Engine::builder().listen("127.0.0.1:0".parse().expect("an address"));
+        let listener = listener.transports(&[]).open().expect("a listener opens");
         let about = json!({"ranks": ranks, "dtype": options.dtype});
-        let table = Shown { about, ranks: workers.iter().map(|rank| rank.worker.handshake()).collect() };
+        let table = Shown { about, ranks: reached };
         listener.show_note(NOTE, table.encode()).expect("the note is shown");
         let setup =
             Setup { role: Role::Both, engine_id: "0".to_owned(), sizes: (ranks as u32, 1, 1), backoff: 0 };
@@ -252,10 +279,14 @@ impl Rank {
         let engine = engine(options);
         let region = engine.alloc(Host::private(BLOCKS * BLOCK)).expect("room for a region");
         let part = Strided::dense(0, BLOCK, BLOCKS as u32);
-        let cache = engine.cache(CACHE).group("g0", 1).part("layers.0.kv", &region, part);
+        let cache = engine.cache(CACHE).group("g0", 1).part("p", &region, part);
         let cache = cache.publish().expect("the cache is sound");
-        let timing =
-            Timing { lease_ttl: WAIT, first_contact_grace: options.grace, connect: WAIT, claim: WAIT };
+        let timing = Timing {
+            lease_ttl: WAIT,
+            first_contact_grace: options.grace,
+            connect: options.connect,
+            claim: WAIT,
+        };
         let mapper = Box::new(Whole { rank, ranks, dtype: options.dtype });
         let worker = Worker::new(engine, cache, mapper, timing).expect("a worker starts");
         Self { worker, region }
