@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::stage::Outcome;
+use crate::stage::{self, Outcome};
 use crate::step::{Counts, Step};
-use crate::tools;
+use crate::{sim_cann, tools};
 
 /// Where the package is.
 pub(crate) const PACKAGE: &str = "crates/python";
@@ -27,6 +27,13 @@ pub(crate) fn test() -> Outcome {
         Err(error) => return Outcome::Failed(Counts::default(), format!("the package's folder: {error}")),
     };
     let tests = Step::program(python).args("-m pytest -p no:cacheprovider").arg(PACKAGE);
+    let tests = match sim_cann::for_tests() {
+        Ok(cann) => tests.env("ROPEWAY_SIM_CANN", cann),
+        Err(why) => {
+            stage::note_absence(&format!("the Python tests on NPUs: no software CANN: {why}"));
+            tests
+        }
+    };
     match tests.env("PYTHONPATH", site).env("PYTHONDONTWRITEBYTECODE", "1").run() {
         Ok(counts) if counts.passed == 0 => Outcome::Failed(counts, "no test ran".to_owned()),
         other => other.into(),

@@ -1,6 +1,7 @@
 //! Stages: what a command is made of. Every stage ends in the table, run or not.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,14 @@ fn run_one(stage: &'static Stage) -> Row {
 /// Where tests note that they could not run here. Steps pass it on as `ROPEWAY_ABSENT`.
 pub(crate) fn absences_path() -> PathBuf {
     std::env::temp_dir().join(format!("ropeway-absent-{}", std::process::id()))
+}
+
+/// Notes what a stage itself leaves out here, and why, as tests do.
+pub(crate) fn note_absence(line: &str) {
+    let file = fs::OpenOptions::new().append(true).create(true).open(absences_path());
+    if let Err(error) = file.and_then(|mut file| writeln!(file, "{line}")) {
+        println!("{line} (and that could not be noted: {error})");
+    }
 }
 
 fn print_table(rows: &[Row]) -> bool {

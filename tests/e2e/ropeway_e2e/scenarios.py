@@ -66,6 +66,9 @@ NIXL = Connector(
     {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": "{side_port}"},
     metrics=NIXL_METRICS, transfer_time="vllm:nixl_xfer_time_seconds")
 
+# The same for a release that does not know the shape of the CPU's caches.
+NIXL_PACKED = replace(NIXL, config=NIXL.config | {"kv_connector_module_path": "e2e_shims.nixl_packed"})
+
 # vLLM's own connector, with the one line that asks for a device index answered on machines without an accelerator.
 MOONCAKE = Connector(
     "MooncakeConnector", "tcp",
@@ -94,7 +97,7 @@ WRONG_TOKENS = frozenset({"sequential_outputs_equal", "concurrent_outputs_equal"
 SCENARIOS = (
     Scenario("nixl", NIXL, kill=True),
     Scenario("nixl-0.27", NIXL, vllm="0.27.1", routers=("proxy",)),
-    Scenario("nixl-0.23", NIXL, vllm="0.23.0", routers=("proxy",)),
+    Scenario("nixl-0.23", NIXL_PACKED, vllm="0.23.0", routers=("proxy",)),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,8 +18,11 @@ HOST = "127.0.0.1"
 class Far:
     """The process, from outside. Its buffers hold the byte `fill`."""
 
-    def __init__(self, fill: int = 0, nbytes: int = BYTES, port: int = 0, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, __file__, str(fill), str(nbytes), str(port)]
+    def __init__(
+        self, fill: int = 0, nbytes: int = BYTES, port: int = 0, env: dict[str, str] | None = None, npu: int = -1
+    ) -> None:
+        """``npu``: its buffers are in that NPU's memory."""
+        command = [sys.executable, __file__, str(fill), str(nbytes), str(port), str(npu)]
         environment = {**os.environ, "ROPEWAY_COMPAT": "mooncake,insecure", **(env or {})}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -59,8 +63,8 @@ class Far:
         self.kill()
 
 
-def serve(fill: int, nbytes: int, port: int) -> None:
-    import numpy
+def serve(fill: int, nbytes: int, port: int, npu: int) -> None:
+    from memory import Hbm, Host
 
     from ropeway import compat
 
@@ -72,9 +76,12 @@ def serve(fill: int, nbytes: int, port: int) -> None:
     if port:
         mooncake._listen = lambda hostname: f"{hostname}:{port}"
     engine = TransferEngine()
-    assert engine.initialize(HOST, "P2PHANDSHAKE", "tcp", "") == 0, engine.last_error
-    buffers = [numpy.full(nbytes, fill, numpy.uint8) for _ in range(2)]
-    addresses = [buffer.ctypes.data for buffer in buffers]
+    asked = ("tcp", "") if npu < 0 else ("ascend", f"npu:{npu}")
+    assert engine.initialize(HOST, "P2PHANDSHAKE", *asked) == 0, engine.last_error
+    buffers = [Host(nbytes) if npu < 0 else Hbm(nbytes, npu) for _ in range(2)]
+    for buffer in buffers:
+        buffer.put(0, bytes([fill]) * nbytes)
+    addresses = [buffer.address for buffer in buffers]
     assert engine.batch_register_memory(addresses, [nbytes] * 2) == 0
     say(engine.get_rpc_port(), addresses)
     for line in sys.stdin:
@@ -87,10 +94,18 @@ def serve(fill: int, nbytes: int, port: int) -> None:
             case ["notifies"]:
                 say_one([[word.name, word.msg] for word in engine.get_notifies()])
             case ["bytes", buffer, start, length]:
-                say_one(buffers[buffer][start : start + length].tobytes().hex())
+                say_one(buffers[buffer].get(start, length).hex())
             case ["fill", buffer, value]:
-                buffers[buffer][:] = value
+                buffers[buffer].put(0, bytes([value]) * nbytes)
                 say_one(0)
+            case ["random", buffer, seed]:
+                buffers[buffer].put(0, random_bytes(seed, nbytes))
+                say_one(0)
+
+
+def random_bytes(seed: int, nbytes: int) -> bytes:
+    """The same everywhere."""
+    return random.Random(seed).randbytes(nbytes)
 
 
 def say(*words: Any) -> None:

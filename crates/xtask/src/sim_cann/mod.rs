@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::tools;
+
 /// What to lay out, and where.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Layout {
@@ -91,6 +93,25 @@ impl Chip {
 
 fn absolute(path: &str) -> std::io::Result<PathBuf> {
     std::path::absolute(path)
+}
+
+/// The installation that tests use unless they say another: CANN 9.1.0, two machines of four A3 devices. Its folder.
+pub(crate) fn for_tests() -> Result<PathBuf, String> {
+    let dir = absolute(&tools::target().join("sim-cann/9.1.0-a3-2x4-dev").to_string_lossy())
+        .map_err(|error| format!("the target folder: {error}"))?;
+    let (release, chip, profile) = (Release::V9_1, Chip::A3, "dev".to_owned());
+    let without = Vec::new();
+    lay_out(&Layout {
+        dir: dir.clone(),
+        release,
+        chip,
+        devices: 4,
+        nodes: 2,
+        without,
+        profile,
+        target: None,
+    })?;
+    Ok(dir)
 }
 
 /// Lays out; says what went wrong otherwise.
