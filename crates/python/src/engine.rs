@@ -249,6 +249,14 @@ impl Engine {
 }
 
 impl Engine {
+    pub(crate) fn of(inner: Arc<ropeway::Engine>) -> Self {
+        Self { inner, process: Process::here() }
+    }
+
+    pub(crate) fn inner(&self) -> &ropeway::Engine {
+        &self.inner
+    }
+
     fn adopt(&self, py: Python<'_>, span: Span<'_>) -> Result<Region> {
         let Span { address, bytes, owner, device } = span;
         let keep_alive = Box::new(KeepAlive::new(owner));

@@ -9,6 +9,7 @@ mod blocks;
 mod buffer;
 mod cache;
 mod completion;
+mod connector;
 mod engine;
 mod event;
 mod exit;
@@ -64,5 +65,5 @@ fn _ropeway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<route::Slice>()?;
     module.add_class::<transfer::Report>()?;
     module.add_class::<transfer::Transfer>()?;
-    Ok(())
+    connector::add(module)
 }

@@ -85,11 +85,28 @@ DROP_IN = replace(
     foreign_library="/mooncake/engine.", idle_cores_max=0.05,
     environment=MOONCAKE.environment | {"ROPEWAY_COMPAT": "mooncake", "ROPEWAY_PSK_FILE": "{key_file}"})
 
+ROPEWAY_METRICS = tuple(name.replace("vllm:nixl_", "vllm:ropeway_") for name in NIXL_METRICS)
+
+
+def ropeway(transport: str, own: dict | None = None, **config: object) -> Connector:
+    """This repository's connector over one transport, with keys of its own and of vLLM."""
+    return Connector(
+        "RopewayConnector", transport,
+        {"kv_connector": "RopewayConnector",
+         "kv_connector_extra_config": {"ropeway": {"transports": [transport], **(own or {})}}, **config},
+        metrics=ROPEWAY_METRICS, transfer_time="vllm:ropeway_xfer_time_seconds", ropeway=True, idle_cores_max=0.05)
+
+
 # A decode instance whose received KV is spoiled: proves that the comparison of tokens would notice.
 SPOILED = replace(
     MOONCAKE, transport="tcp, spoiled",
     config=MOONCAKE.config | {"kv_connector_module_path": "e2e_shims.spoiled"},
     environment=MOONCAKE.environment | {"ROPEWAY_E2E_SPOILS": "e2e_shims.mooncake_cpu:MooncakeConnector"})
+
+ROPEWAY_SPOILED = replace(
+    ropeway("shm"), transport="shm, spoiled",
+    config=ropeway("shm").config | {"kv_connector_module_path": "e2e_shims.spoiled"},
+    environment={"ROPEWAY_E2E_SPOILS": "ropeway.vllm.connector:RopewayConnector"})
 
 MOONCAKE_ROUTERS = ("proxy", "vllm-router")
 WRONG_TOKENS = frozenset({"sequential_outputs_equal", "concurrent_outputs_equal"})
@@ -98,6 +115,13 @@ SCENARIOS = (
     Scenario("nixl", NIXL, kill=True),
     Scenario("nixl-0.27", NIXL, vllm="0.27.1", routers=("proxy",)),
     Scenario("nixl-0.23", NIXL_PACKED, vllm="0.23.0", routers=("proxy",)),
+    Scenario("nixl-0.23", NIXL, vllm="0.23.0", routers=("proxy",)),
+    Scenario("ropeway-shm", ropeway("shm"), kill=True, always=True),
+    Scenario("ropeway-cma", ropeway("cma"), routers=("proxy",)),
+    # Also a cache that no other process could map.
+    Scenario("ropeway-tcp", ropeway("tcp", {"shared_memory": False}), kill=True),
+    Scenario("ropeway-spoiled", ROPEWAY_SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
+             must_fail=WRONG_TOKENS),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,

@@ -149,7 +149,7 @@ fn a_producer_that_is_gone_fails_the_load_and_its_successor_serves_the_next() {
     failed.sort_by(|one, other| one.request.cmp(&other.request));
     let ids: Vec<&str> = failed.iter().map(|load| load.request.as_str()).collect();
     assert_eq!(ids, ["held", "late"]);
-    assert!(failed.iter().all(|load| load.blocks == [vec![7]]), "{failed:?}");
+    assert!(failed.iter().all(|load| load.ask.local == [vec![7]]), "{failed:?}");
     successor.fill(&request);
     let params = successor.compute("next", &request, &Start::Now);
     consumer.consume("next", &request, &params, &Start::Now);

@@ -87,8 +87,8 @@ pub struct FailedLoad {
     pub request: String,
     /// Why.
     pub failure: Failure,
-    /// The blocks that hold nothing valid, per group: those of the tokens that were to be loaded are among them.
-    pub blocks: Vec<Vec<u32>>,
+    /// What was to be read: of our blocks, those of its tokens hold nothing valid.
+    pub ask: Ask,
 }
 
 /// What vLLM is to be told, each request once.
@@ -169,7 +169,7 @@ impl Tickets {
         let Some(load) = self.loads.get_mut(&ticket) else {
             // vLLM waits all the same.
             let text = "this worker was not told of the request before".to_owned();
-            self.failed(request, Failure { kind: ErrorKind::ApiMisuse, text }, ask.local);
+            self.failed(request, Failure { kind: ErrorKind::ApiMisuse, text }, ask);
             return None;
         };
         if !matches!(load.want, Want::Undecided) {
@@ -188,7 +188,7 @@ impl Tickets {
             Have::Failed(failure) => {
                 let failure = failure.clone();
                 self.loads.remove(&ticket);
-                self.failed(request, failure, ask.local);
+                self.failed(request, failure, ask);
                 None
             }
             Have::Reading => None,
@@ -248,7 +248,7 @@ impl Tickets {
             (Err(failure), _) => {
                 let load = self.loads.remove(&ticket)?;
                 if let Want::Bytes(ask) = load.want {
-                    self.failed(load.request, failure, ask.local);
+                    self.failed(load.request, failure, ask);
                 }
                 None
             }
@@ -260,7 +260,7 @@ impl Tickets {
         let reading = self.loads.get(&ticket).is_some_and(|load| matches!(load.have, Have::Reading));
         let Some(load) = reading.then(|| self.loads.remove(&ticket)).flatten() else { return };
         match (result, load.want) {
-            (Err(failure), Want::Bytes(ask)) => self.failed(load.request, failure, ask.local),
+            (Err(failure), Want::Bytes(ask)) => self.failed(load.request, failure, ask),
             _ => self.reports.received.push(load.request),
         }
     }
@@ -272,9 +272,9 @@ impl Tickets {
         }
     }
 
-    fn failed(&mut self, request: String, failure: Failure, blocks: Vec<Vec<u32>>) {
+    fn failed(&mut self, request: String, failure: Failure, ask: Ask) {
         self.reports.received.push(request.clone());
-        self.reports.failed.push(FailedLoad { request, failure, blocks });
+        self.reports.failed.push(FailedLoad { request, failure, ask });
     }
 
     /// Whether vLLM waits for the bytes of a request.

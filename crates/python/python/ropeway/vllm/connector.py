@@ -1,0 +1,182 @@
+"""The connector: each call of vLLM's interface becomes one of the native half. It decides nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ropeway import _ropeway as native
+from ropeway.vllm import generations
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorBase_V1,
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    SupportsHMA,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger("vllm.ropeway")
+_COMPLETE = {"FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION"}
+
+
+@dataclass
+class StepMetadata(KVConnectorMetadata):
+    """What the scheduler half tells the workers in a step."""
+
+    messages: bytes = b""
+
+
+@dataclass
+class Handshake(KVConnectorHandshakeMetadata):
+    """What a worker tells the scheduler half of its instance."""
+
+    card: bytes = b""
+
+
+def _checked(vllm_config: Any) -> native.ConnectorConfig:
+    given = vllm_config.kv_transfer_config
+    known = ("kv_role", "engine_id", "kv_port", "kv_load_failure_policy", "kv_connector_extra_config")
+    fields = {name: getattr(given, name) for name in known if hasattr(given, name)}
+    return native.ConnectorConfig(json.dumps(fields))
+
+
+class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
+    """Lends the KV cache of computed prompts to other instances, and pulls theirs."""
+
+    def __init__(self, vllm_config: Any, role: KVConnectorRole, kv_cache_config: Any = None) -> None:
+        super().__init__(vllm_config, role, kv_cache_config)
+        self._config = _checked(vllm_config)
+        # One of the two; vLLM calls each half only for what it does.
+        self._scheduler: Any = None
+        self._worker: Any = None
+        if role == KVConnectorRole.SCHEDULER:
+            for warning in self._config.warnings:
+                _log.warning("%s", warning)
+            parallel = vllm_config.parallel_config
+            sizes = (parallel.tensor_parallel_size, parallel.pipeline_parallel_size,
+                     getattr(parallel, "decode_context_parallel_size", 1))
+            self._scheduler = native.ConnectorScheduler(
+                self._config, engine_id=str(vllm_config.kv_transfer_config.engine_id), sizes=sizes,
+                backoff=0, dp_rank=parallel.data_parallel_rank)
+        else:
+            from ropeway.vllm.worker import Worker
+
+            self._worker = Worker(vllm_config, kv_cache_config, self._config)
+
+    # The scheduler half.
+
+    def on_new_request(self, request: Any) -> None:
+        params = request.kv_transfer_params
+        if params:
+            self._scheduler.on_new_request(request.request_id, json.dumps(params))
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        if not generations.TELLS_OF_NEW:
+            self.on_new_request(request)
+        matched: tuple[int, bool] = self._scheduler.matched(
+            request.request_id, request.num_prompt_tokens, num_computed_tokens)
+        return matched
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        if request.kv_transfer_params:
+            ids = generations.select(self._kv_cache_config, blocks.get_block_ids())
+            self._scheduler.allocated(request.request_id, ids, num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
+        return StepMetadata(self._scheduler.build_meta())
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        sent, received = connector_output.finished_sending, connector_output.finished_recving
+        if sent or received:
+            self._scheduler.update(list(sent or ()), list(received or ()))
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
+        return self._finished(request, (block_ids,))
+
+    def request_finished_all_groups(
+        self, request: Any, block_ids: tuple[list[int], ...],
+    ) -> tuple[bool, dict[str, Any] | None]:
+        return self._finished(request, generations.select(self._kv_cache_config, block_ids))
+
+    def _finished(self, request: Any, block_ids: Any) -> tuple[bool, dict[str, Any] | None]:
+        if not request.kv_transfer_params:
+            return False, None
+        complete = request.status.name in _COMPLETE
+        tokens = min(request.num_computed_tokens, request.num_prompt_tokens)
+        keep, params = self._scheduler.finished(request.request_id, complete, list(block_ids), tokens)
+        return keep, None if params is None else json.loads(params)
+
+    def set_xfer_handshake_metadata(self, metadata: dict[Any, Handshake]) -> None:
+        address = self._scheduler.show([worker.card for worker in metadata.values()])
+        if address is not None:
+            _log.info("Ropeway lends at %s", address)
+
+    def set_xfer_handshake_metadata_pp_aware(self, metadata: dict[tuple[int, int], Handshake]) -> None:
+        self.set_xfer_handshake_metadata(metadata)
+
+    def get_loaded_kv_cache_group_ids(self, request: Any) -> tuple[int, ...]:
+        ids: tuple[int, ...] = self._kv_cache_config.transfer_group_ids
+        return ids
+
+    # The worker half.
+
+    def get_mem_pool_context(self) -> Any:
+        return self._worker.memory()
+
+    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        self._worker.register(kv_caches)
+
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
+        return Handshake(self._worker.native.handshake())
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        self._worker.start(self._get_connector_metadata().messages)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        return
+
+    def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
+        return
+
+    def wait_for_save(self) -> None:
+        return
+
+    def _polled(self) -> generations.Polled:
+        polled: generations.Polled = self._worker.poll()
+        return polled
+
+    def get_kv_connector_stats(self) -> Any:
+        return None if self._worker is None else self._worker.stats()
+
+    # The API server.
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Any:
+        from ropeway.vllm.stats import RopewayStats
+
+        return RopewayStats(data=data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, vllm_config: Any, metric_types: Any, labelnames: Any, per_engine_labelvalues: Any) -> Any:
+        from ropeway.vllm.stats import RopewayMetrics
+
+        return RopewayMetrics(vllm_config, metric_types, labelnames, per_engine_labelvalues,
+                              alias=_checked(vllm_config).nixl_metrics)
+
+    @classmethod
+    def get_required_kvcache_layout(cls, vllm_config: Any) -> str | None:
+        return generations.layout(vllm_config)
+
+    def shutdown(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+        if self._scheduler is not None:
+            self._scheduler.close()
+
+
+generations.dress(RopewayConnector)

@@ -1,0 +1,111 @@
+"""The worker half: tensors become regions, steps become messages, and ends become reports."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+
+from ropeway import _ropeway as native
+from ropeway.vllm import views
+from ropeway.vllm.generations import Polled
+
+
+class Worker:
+    """One worker. Its engine's threads start here, never at import."""
+
+    def __init__(self, vllm_config: Any, kv_cache_config: Any, config: native.ConnectorConfig) -> None:
+        from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+
+        self._vllm, self._caches, self._config = vllm_config, kv_cache_config, config
+        self._pp, self._tp = get_pp_group().rank_in_group, get_tp_group().rank_in_group
+        tensor = vllm_config.parallel_config.tensor_parallel_size
+        self._engine = native.open_worker_engine(config, self._pp * tensor + self._tp)
+        self._zeros: Any = None
+        self.native: Any = None
+
+    def memory(self) -> Any:
+        """What vLLM allocates the cache under; None for its own way."""
+        if not self._config.shared_memory or self._vllm.device_config.device_type != "cpu":
+            return None
+        from ropeway.vllm.memory import SharedZeros
+
+        self._zeros = SharedZeros(self._engine)
+        return self._zeros
+
+    def register(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """Registers each storage once, where it is, and describes the tensors in it."""
+        regions: list[Any] = []
+        numbers: dict[int, int] = {}
+
+        def storage_of(tensor: torch.Tensor) -> tuple[int, int]:
+            base = tensor.untyped_storage().data_ptr()
+            if base not in numbers:
+                shared = self._zeros.regions.get(base) if self._zeros is not None else None
+                numbers[base] = len(regions)
+                regions.append(shared if shared is not None else self._engine.register_tensor(tensor))
+            return numbers[base], tensor.data_ptr() - base
+
+        groups = views.transfer_groups(self._caches)
+        model = self._vllm.model_config
+        described = {
+            "facts": self._facts(kv_caches), "topology": self._topology(),
+            "rank": {"pp": self._pp, "pcp": 0, "tp": self._tp},
+            "groups": views.describe_groups(groups),
+            "views": views.describe_views(kv_caches, groups, storage_of,
+                                          total_kv_heads=model.get_total_num_kv_heads(), use_mla=model.use_mla),
+        }
+        self.native = native.ConnectorWorker(self._config, self._engine, json.dumps(described), regions)
+
+    def start(self, messages: bytes) -> None:
+        """The messages of a step. On the CPU what was launched before is done by now."""
+        if messages:
+            self.native.start(messages, None)
+
+    def poll(self) -> Polled:
+        """What is over. Raises when this process must be started again."""
+        sent, received, failed, fatal = self.native.poll()
+        if fatal is not None:
+            raise RuntimeError(fatal)
+        invalid = {
+            block for _, _, lists, first in failed
+            for ids, group in zip(lists, views.transfer_groups(self._caches), strict=True)
+            for block in ids[first // group.kv_cache_spec.block_size:]
+        }
+        return Polled(set(sent), set(received), {request for request, *_ in failed}, invalid)
+
+    def stats(self) -> Any:
+        """What was counted since the last call; None for nothing."""
+        from ropeway.vllm.stats import RopewayStats
+
+        counted = self.native.stats() if self.native is not None else None
+        return None if counted is None else RopewayStats(data=json.loads(counted))
+
+    def close(self) -> None:
+        """Lets go of the cache."""
+        if self.native is not None:
+            self.native.close()
+        self._engine.close()
+
+    def _topology(self) -> dict[str, int]:
+        parallel = self._vllm.parallel_config
+        return {
+            "tp": parallel.tensor_parallel_size, "pp": parallel.pipeline_parallel_size,
+            "pcp": getattr(parallel, "prefill_context_parallel_size", 1),
+            "dcp": getattr(parallel, "decode_context_parallel_size", 1), "stripe_tokens": 1,
+        }
+
+    def _facts(self, kv_caches: dict[str, torch.Tensor]) -> dict[str, Any]:
+        import vllm
+
+        model, caches = self._vllm.model_config, self._vllm.cache_config
+        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in kv_caches.values()})
+        layout = getattr(self._caches, "kv_cache_layout", None) or "unnamed"
+        return {
+            "connector": 1, "model": model.model,
+            "layers": model.hf_text_config.num_hidden_layers,
+            "kv_dtype": "+".join(dtypes), "device": self._vllm.device_config.device_type, "framework": "vllm",
+            "framework_version": vllm.__version__, "block_tokens": caches.block_size, "layout": layout,
+            "draft_layers": 0,
+        }

@@ -1,0 +1,119 @@
+"""The connector as vLLM calls it: two instances, each with a scheduler half and a worker half."""
+
+from __future__ import annotations
+
+import importlib
+import types
+from collections.abc import Callable
+from typing import Any
+
+import fakes
+import pytest
+from instances import Instance, beside_vllm, instance, until  # noqa: F401
+
+Make = Callable[..., Instance]
+
+
+def ask(consumer: Instance, name: str, tokens: int, params: dict[str, Any]) -> fakes.Request:
+    request = fakes.Request(name, tokens, params)
+    consumer.scheduler.on_new_request(request)
+    return request
+
+
+def test_kv_of_a_prompt_comes_over_and_both_sides_have_their_blocks_back(instance: Make) -> None:
+    producer, consumer = instance("kv_producer"), instance("kv_consumer")
+    for layer in range(fakes.LAYERS):
+        for block, byte in ((3, 17), (9, 34), (4, 51)):
+            producer.fill(layer, block, byte + layer)
+    params = producer.lend("p", 3 * fakes.BLOCK, [3, 9, 4])
+    request = ask(consumer, "d", 3 * fakes.BLOCK, params)
+    # The first block is cached already.
+    assert consumer.scheduler.get_num_new_matched_tokens(request, fakes.BLOCK) == (2 * fakes.BLOCK, True)
+    consumer.scheduler.update_state_after_alloc(request, fakes.Blocks([5, 6, 7]), 2 * fakes.BLOCK)
+    until(lambda: consumer.received and producer.sent, producer, consumer)
+    assert (consumer.received, consumer.failed, producer.sent) == ({"d"}, set(), {"p"})
+    for layer in range(fakes.LAYERS):
+        assert consumer.bytes_of(layer, 5) == bytes(fakes.BLOCK_BYTES)
+        assert consumer.bytes_of(layer, 6) == bytes([34 + layer]) * fakes.BLOCK_BYTES
+        assert consumer.bytes_of(layer, 7) == bytes([51 + layer]) * fakes.BLOCK_BYTES
+    stats = consumer.worker.get_kv_connector_stats()
+    assert stats.data["bytes_transferred"] == [2 * fakes.LAYERS * fakes.BLOCK_BYTES]
+
+
+def test_a_load_that_cannot_be_is_told_as_received_and_as_failed(instance: Make) -> None:
+    producer, consumer = instance("kv_producer"), instance("kv_consumer", connect_timeout=1)
+    params = producer.lend("p", fakes.BLOCK, [3])
+    producer.close()
+    request = ask(consumer, "d", fakes.BLOCK, params)
+    consumer.scheduler.update_state_after_alloc(request, fakes.Blocks([5]), fakes.BLOCK)
+    until(lambda: consumer.received, consumer)
+    assert (consumer.received, consumer.failed) == ({"d"}, {"d"})
+
+
+def test_an_aborted_request_gives_the_producer_its_blocks_back(instance: Make) -> None:
+    producer, consumer = instance("kv_producer"), instance("kv_consumer")
+    params = producer.lend("p", fakes.BLOCK, [3])
+    request = ask(consumer, "d", fakes.BLOCK, params)
+    request.status = types.SimpleNamespace(name="FINISHED_ABORTED")
+    assert consumer.scheduler.request_finished_all_groups(request, ([],)) == (False, None)
+    until(lambda: producer.sent, producer, consumer)
+    assert consumer.received == set()
+
+
+def test_a_broken_prompt_is_not_lent(instance: Make) -> None:
+    producer = instance("kv_producer")
+    request = fakes.Request("p", fakes.BLOCK, {"do_remote_decode": True},
+                            num_computed_tokens=fakes.BLOCK, status=types.SimpleNamespace(name="FINISHED_ABORTED"))
+    producer.scheduler.on_new_request(request)
+    assert producer.scheduler.request_finished_all_groups(request, ([3],)) == (False, None)
+
+
+def test_a_request_without_parameters_is_left_alone(instance: Make) -> None:
+    consumer = instance("kv_consumer")
+    request = fakes.Request("d", fakes.BLOCK)
+    consumer.scheduler.on_new_request(request)
+    assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+    consumer.scheduler.update_state_after_alloc(request, fakes.Blocks([5]), 0)
+    assert consumer.scheduler.request_finished_all_groups(request, ([5],)) == (False, None)
+
+
+def test_what_vllm_does_not_hand_over_is_not_waited_for(instance: Make) -> None:
+    consumer = instance("kv_consumer")
+    request = ask(consumer, "d", fakes.BLOCK, {"do_remote_prefill": True, "remote_block_ids": [[1]]})
+    assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+
+
+def test_an_unknown_key_is_refused_by_name(instance: Make) -> None:
+    with pytest.raises(ValueError, match="transport"):
+        instance("kv_consumer", transport=["shm"])
+
+
+def test_the_api_server_learns_names_without_an_instance(beside_vllm: object) -> None:
+    connector = importlib.import_module("ropeway.vllm.connector").RopewayConnector
+    assert connector.get_required_kvcache_layout(fakes.vllm_config("kv_both")) == "LBHNC"
+    assert connector.build_kv_connector_stats({"bytes_transferred": [1]}).data == {"bytes_transferred": [1]}
+    assert connector._cache_hit_source == "p2p"
+
+
+def test_older_interfaces_hear_of_blocks_that_hold_nothing() -> None:
+    with fakes.beside_vllm(without=("KVConnectorTransferResults", "on_new_request")):
+        connector = importlib.import_module("ropeway.vllm.connector").RopewayConnector
+        generations = importlib.import_module("ropeway.vllm.generations")
+        assert connector.get_required_kvcache_layout(fakes.vllm_config("kv_both")) == "HND"
+        assert not hasattr(connector, "get_transfer_results")
+        consumer = connector(fakes.vllm_config("kv_consumer", connect_timeout=1), fakes.Role.WORKER, fakes.CacheConfig())
+        consumer.register_kv_caches(fakes.kv_caches(fakes.Storage(fakes.LAYERS * fakes.LAYER_BYTES)))
+        consumer._worker.poll = lambda: generations.Polled({"a"}, {"b"}, {"b"}, {7, 8})
+        assert consumer.get_finished(set()) == ({"a"}, {"b"})
+        assert consumer.get_block_ids_with_load_errors() == {7, 8}
+        assert consumer.get_block_ids_with_load_errors() == set()
+        consumer.shutdown()
+
+
+def test_older_interfaces_tell_of_a_request_when_they_ask_about_it(instance: Make) -> None:
+    params = instance("kv_producer").lend("p", fakes.BLOCK, [3])
+    with fakes.beside_vllm(without=("on_new_request",)):
+        consumer = Instance("kv_consumer")
+        request = fakes.Request("d", fakes.BLOCK, params)
+        assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (fakes.BLOCK, True)
+        consumer.close()
