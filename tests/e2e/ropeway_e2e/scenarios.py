@@ -115,7 +115,6 @@ SCENARIOS = (
     Scenario("nixl", NIXL, kill=True),
     Scenario("nixl-0.27", NIXL, vllm="0.27.1", routers=("proxy",)),
     Scenario("nixl-0.23", NIXL_PACKED, vllm="0.23.0", routers=("proxy",)),
-    Scenario("nixl-0.23", NIXL, vllm="0.23.0", routers=("proxy",)),
     Scenario("ropeway-shm", ropeway("shm"), kill=True, always=True),
     Scenario("ropeway-cma", ropeway("cma"), routers=("proxy",)),
     # Also a cache that no other process could map.
