@@ -20,8 +20,9 @@ ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 class Instances:
     """Both processes. `logs` is kept when anything was wrong, and removed by `forget` when nothing was."""
 
-    def __init__(self, scenario: Scenario, python: str, model: Path, logs: Path, package: Path | None = None) -> None:
-        self.scenario, self.python, self.model, self.logs = scenario, python, model, logs
+    def __init__(self, scenario: Scenario, python: str, model: Path, logs: Path, cache: Path,
+                 package: Path | None = None) -> None:
+        self.scenario, self.python, self.model, self.logs, self.cache = scenario, python, model, logs, cache
         if scenario.connector.ropeway and package is None:
             raise Failed(f"{scenario.name} needs Ropeway's package: --ropeway names the folder")
         # The key is good for this pair only.
@@ -66,12 +67,16 @@ class Instances:
 
     @contextmanager
     def entry(self, name: str) -> Iterator[tuple[Entry, Proxy | None]]:
-        """The front named by a scenario: `proxy`, `proxy-absent` (keys absent, not null) or `vllm-router`."""
+        """The front named by a scenario: `proxy`, `proxy-absent` (keys absent, not null), or a program of `router`."""
         prefill, decode = self.prefill.url, self.decode.url
         dialect = self.scenario.connector.dialect
-        if name == "vllm-router":
-            bootstrap = self.bootstrap if dialect == "mooncake" else None
-            process = router.launch(self.python, dialect, prefill, bootstrap, decode, self.logs / "router.log")
+        log = self.logs / f"{name}.log"
+        if name in ("vllm-router", "kthena-like"):
+            if name == "vllm-router":
+                bootstrap = self.bootstrap if dialect == "mooncake" else None
+                process = router.launch(self.python, dialect, prefill, bootstrap, decode, log)
+            else:
+                process = router.launch_kthena_like(self.cache, dialect, prefill, decode, log)
             try:
                 process.wait_ready(60)
                 yield Entry(process.url, prefill, decode), None

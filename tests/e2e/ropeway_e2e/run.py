@@ -37,7 +37,8 @@ class Run:
         instances = None
         try:
             known = reference(scenario.model, scenario.vllm, python, self.cache, self.out / "logs")
-            instances = Instances(scenario, python, model(scenario.model, python, self.cache), logs, self.package)
+            made = model(scenario.model, python, self.cache)
+            instances = Instances(scenario, python, made, logs, self.cache, self.package)
             say(f"{scenario.name}: both instances are up after {instances.wait_ready():.0f} s")
             rows = [self.behind(instances, router, known, first=router == scenario.routers[0])
                     for router in scenario.routers]

@@ -108,17 +108,19 @@ ROPEWAY_SPOILED = replace(
     config=ropeway("shm").config | {"kv_connector_module_path": "e2e_shims.spoiled"},
     environment={"ROPEWAY_E2E_SPOILS": "ropeway.vllm.connector:RopewayConnector"})
 
+# Kthena speaks NIXL's dialect only, also under the type name `mooncake`.
+NIXL_ROUTERS = ("proxy", "proxy-absent", "vllm-router", "kthena-like")
 MOONCAKE_ROUTERS = ("proxy", "vllm-router")
 WRONG_TOKENS = frozenset({"sequential_outputs_equal", "concurrent_outputs_equal"})
 
 SCENARIOS = (
-    Scenario("nixl", NIXL, kill=True),
+    Scenario("nixl", NIXL, routers=NIXL_ROUTERS, kill=True),
     Scenario("nixl-0.27", NIXL, vllm="0.27.1", routers=("proxy",)),
     Scenario("nixl-0.23", NIXL_PACKED, vllm="0.23.0", routers=("proxy",)),
     Scenario("ropeway-shm", ropeway("shm"), kill=True, always=True),
     Scenario("ropeway-cma", ropeway("cma"), routers=("proxy",)),
     # Also a cache that no other process could map.
-    Scenario("ropeway-tcp", ropeway("tcp", {"shared_memory": False}), kill=True),
+    Scenario("ropeway-tcp", ropeway("tcp", {"shared_memory": False}), routers=NIXL_ROUTERS, kill=True),
     Scenario("ropeway-spoiled", ROPEWAY_SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),

@@ -105,7 +105,7 @@ def test_every_scenario_can_be_built_and_chosen_by_name():
         scenarios.chosen(["nothing"], False)
     for one in scenarios.SCENARIOS:
         json.dumps(one.connector.config)
-        assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router"}
+        assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router", "kthena-like"}
 
 
 def test_what_scenarios_need_is_told_once_and_why_others_are_left_out():
@@ -115,7 +115,7 @@ def test_what_scenarios_need_is_told_once_and_why_others_are_left_out():
     assert scenarios.needs([other]) == [f"vllm {other.vllm}"]
     assert "--all" in scenarios.left_out(other, []) and "--only" in scenarios.left_out(other, [ours.name])
     with pytest.raises(Failed, match="needs Ropeway's package"):
-        pair.Instances(ours, sys.executable, HERE, HERE)
+        pair.Instances(ours, sys.executable, HERE, HERE, HERE)
 
 
 def test_a_key_is_new_each_time_and_its_owners_alone(tmp_path):

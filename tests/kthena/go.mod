@@ -1,0 +1,3 @@
+module ropeway/tests/kthena
+
+go 1.26.0
