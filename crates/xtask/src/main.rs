@@ -8,6 +8,7 @@ mod counts;
 mod e2e;
 mod figures;
 mod fuzz;
+mod go;
 mod hardware;
 mod lint;
 mod python;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::stage::absences_path;
 
-/// Test results, as the closing lines of libtest and pytest tell them.
+/// Test results, as the closing lines of libtest and pytest tell them, and Go for each test.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Counts {
     pub(crate) passed: u64,
@@ -121,6 +121,9 @@ impl Counts {
     }
 
     fn add_line(&mut self, line: &str) {
+        // Go has no closing line. Subtests are indented and not counted; what is skipped says so itself.
+        self.passed += u64::from(line.starts_with("--- PASS: "));
+        self.failed += u64::from(line.starts_with("--- FAIL: "));
         // pytest frames its closing line: `==== 2 failed, 5 passed in 0.12s ====`.
         let framed = line.strip_prefix("==").filter(|rest| rest.ends_with("==") && rest.contains(" in "));
         let Some(results) = line.strip_prefix("test result: ").or(framed.map(|rest| rest.trim_matches('=')))
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_lines_of_libtest_and_pytest_are_counted_and_others_are_not() {
+    fn results_of_libtest_pytest_and_go_are_counted_and_others_are_not() {
         let mut counts = Counts::default();
         counts.add_line(
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s",
@@ -186,6 +189,12 @@ mod tests {
         assert_eq!((counts.passed, counts.failed, counts.ignored), (14, 5, 1));
         counts.add_line("============ 2 failed, 30 passed, 1 skipped in 0.52s ============");
         assert_eq!((counts.passed, counts.failed, counts.ignored), (44, 7, 2));
+        for line in ["=== RUN   TestA", "--- PASS: TestA (0.00s)", "    --- PASS: TestA/b (0.00s)", "PASS"] {
+            counts.add_line(line);
+        }
+        counts.add_line("--- FAIL: TestB (0.01s)");
+        counts.add_line("--- SKIP: TestC (0.00s)");
+        assert_eq!((counts.passed, counts.failed, counts.ignored), (45, 8, 2));
     }
 
     #[test]

@@ -25,6 +25,11 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "the Python package: its interface, asyncio, processes, stubs, examples",
         run: crate::python::test,
     },
+    Stage {
+        name: "kthena",
+        about: "requests as Kthena's router carries them, and the example manifests for it, in Go",
+        run: crate::go::test,
+    },
     Stage { name: "doctests", about: "the examples in the documentation", run: doctests },
     Stage {
         name: "loom",
