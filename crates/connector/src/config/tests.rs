@@ -173,3 +173,49 @@ fn migration_refuses_what_it_does_not_know_and_guesses_nothing() {
     let noted = r#"{"kv_role":"kv_both","kv_connector":"RopewayConnector","kv_connector_extra_config":{"lease_ttl":5}}"#;
     assert!(migrate(noted, "0.32").unwrap().why[0].contains(r#"write it under "ropeway" as lease_ttl"#));
 }
+
+/// The rows of a table of docs/VLLM.md: name, value, default.
+fn documented() -> Vec<[String; 3]> {
+    let page = include_str!("../../../../docs/VLLM.md");
+    let section =
+        page.split("\n## ").find(|section| section.starts_with("Its own keys\n")).expect("the section");
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        [cells[1].trim_matches('`').to_owned(), cells[2].to_owned(), cells[3].to_owned()]
+    })
+    .collect()
+}
+
+#[test]
+fn the_page_names_every_key_what_it_may_hold_and_what_it_holds_unless_said() {
+    let rows = documented();
+    let mut names: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    let mut known = own::NAMES.to_vec();
+    names.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(names, known, "docs/VLLM.md and the keys differ");
+
+    let silent = with_own(json!({})).unwrap();
+    for [name, value, default] in rows {
+        // What a wrong value is told is what the page says; some are told more than one thing.
+        let told: Vec<String> = [json!({"no": "such"}), json!("?")]
+            .into_iter()
+            .filter_map(|wrong| Some(with_own(json!({name.as_str(): wrong})).err()?.to_string()))
+            .collect();
+        assert!(
+            told.iter().any(|told| told.ends_with(&format!("must be {value}"))),
+            "{name}: {value}: {told:?}"
+        );
+        let literal = default.strip_prefix('`').and_then(|rest| rest.strip_suffix('`'));
+        match literal.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok()) {
+            Some(said) => {
+                assert_eq!(with_own(json!({name.as_str(): said})).unwrap(), silent, "{name}: {default}")
+            }
+            None => assert!(
+                ["host", "advertise", "port", "psk_file", "node"].contains(&name.as_str()),
+                "{name}: {default} is no value"
+            ),
+        }
+    }
+}
