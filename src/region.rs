@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::{Duration, Instant};
 
+use ropeway_core::plan::Rect;
 use ropeway_core::{Error, ErrorKind, PeerId, RegionId, Result};
 use ropeway_transport::{Fenced, Memory, TransportKind};
 
@@ -61,6 +62,9 @@ pub struct Region(pub(crate) Arc<RegionInner>);
 
 /// How long the registrations of a dropped region may take to be undone.
 const FORGET: Duration = Duration::from_secs(60);
+
+/// Bytes of a row that are copied at once, from region to region: they stay in the cache of a core.
+const COPY_PIECE: u64 = 128 << 10;
 
 const OPEN: u8 = 0;
 const SUSPENDED: u8 = 1;
@@ -125,6 +129,41 @@ impl Region {
     pub fn fill(&self, at: u64, len: u64, byte: u8) -> Result<()> {
         let _there = self.0.touch("region fill")?;
         self.0.memory.fill(at, len, byte)
+    }
+
+    /// Copies a rectangle of `from` into one of this region, which has as many rows of as many bytes. Regions may be the same,
+    /// rectangles then must not overlap.
+    ///
+    /// # Errors
+    /// `ApiMisuse` when the rectangles differ in size; `OutOfBounds` when one passes its region's end, and nothing of that
+    /// row is written; `Forked` in a child process.
+    pub fn copy_rect(&self, to: Rect, from: &Self, source: Rect) -> Result<()> {
+        if (to.rows, to.row_bytes) != (source.rows, source.row_bytes) {
+            let text = format!("{source:?} cannot become {to:?}: their sizes differ");
+            return Err(Error::new(ErrorKind::ApiMisuse, "region copy", text));
+        }
+        let dense = |rect: &Rect| rect.row_stride == rect.row_bytes;
+        let (rows, bytes) = match u64::from(to.rows).checked_mul(to.row_bytes) {
+            Some(all) if dense(&to) && dense(&source) => (1, all),
+            _ => (u64::from(to.rows), to.row_bytes),
+        };
+        // Neither region is locked while the other is.
+        let mut piece = vec![0; bytes.min(COPY_PIECE) as usize];
+        let at = |rect: &Rect, row: u64, done: u64| {
+            row.checked_mul(rect.row_stride)
+                .and_then(|skip| rect.offset.checked_add(skip)?.checked_add(done))
+                .unwrap_or(u64::MAX)
+        };
+        for row in 0..rows {
+            let mut done = 0;
+            while done < bytes {
+                let piece = &mut piece[..(bytes - done).min(COPY_PIECE) as usize];
+                from.read(at(&source, row, done), piece)?;
+                self.write(at(&to, row, done), piece)?;
+                done += piece.len() as u64;
+            }
+        }
+        Ok(())
     }
 
     /// Closes the region: no new lease, import or transfer; peers must let go. Waits up to `timeout` until neither a

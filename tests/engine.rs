@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ropeway::{
     BlockId, Cache, Completion, Engine, ErrorKind, Event, Grant, Host, Lease, LeaseOptions, Outcome, Peer,
-    Region, Rights, Route, Start, Strided, Submit, TransportKind,
+    Rect, Region, Rights, Route, Start, Strided, Submit, TransportKind,
 };
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -278,4 +278,38 @@ fn an_event_that_never_fires_keeps_no_lease() {
     drop((transfer, plan, grant));
     assert_eq!(lease.wait_free(WAIT).unwrap().outcome, Outcome::Done);
     assert!(!never.has_fired());
+}
+
+#[test]
+fn a_rectangle_is_copied_from_region_to_region_row_by_row() {
+    let engine = Engine::builder().open().unwrap();
+    let [from, to] = [0, 1].map(|_| engine.alloc(Host::private(1 << 20)).unwrap());
+    let bytes: Vec<u8> = (0..1 << 20).map(|at: u32| (at / 7) as u8).collect();
+    from.write(0, &bytes).unwrap();
+    let rect = |offset, rows, row_bytes, row_stride| Rect { offset, rows, row_bytes, row_stride };
+    for (source, target) in [
+        (rect(5, 3, 10, 100), rect(70, 3, 10, 11)),
+        // Dense on both sides, and longer than what is copied at once.
+        (rect(3, 3, 100_000, 100_000), rect(9, 3, 100_000, 100_000)),
+        (rect(3, 2, 300_000, 400_000), rect(1, 2, 300_000, 300_001)),
+    ] {
+        to.fill(0, 1 << 20, 0xee).unwrap();
+        let mut right = vec![0xee; 1 << 20];
+        for row in 0..source.rows as usize {
+            let at = |rect: &Rect| rect.offset as usize + row * rect.row_stride as usize;
+            let (here, there, len) = (at(&target), at(&source), source.row_bytes as usize);
+            right[here..here + len].copy_from_slice(&bytes[there..there + len]);
+        }
+        to.copy_rect(target, &from, source).unwrap();
+        let mut is = vec![0; 1 << 20];
+        to.read(0, &mut is).unwrap();
+        assert!(is == right, "{source:?} to {target:?}");
+    }
+    let error = to.copy_rect(rect(0, 1, 8, 8), &from, rect(0, 1, 9, 9)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ApiMisuse);
+    for wrong in [rect(0, 2, 8, u64::MAX), rect((1 << 20) - 4, 1, 8, 8), rect(u64::MAX, 1, 8, 8)] {
+        let sound = rect(0, wrong.rows, 8, 8);
+        assert_eq!(to.copy_rect(wrong, &from, sound).unwrap_err().kind(), ErrorKind::OutOfBounds);
+        assert_eq!(to.copy_rect(sound, &from, wrong).unwrap_err().kind(), ErrorKind::OutOfBounds);
+    }
 }

@@ -1,10 +1,10 @@
 //! Putting landed blocks in order: from scratch into the cache, as two-dimensional copies.
 
-use ropeway::Strided;
+use ropeway::{BlockId, Strided};
 
-use crate::ids::RowMove;
+use crate::ids::{Ids, RowMove};
 use crate::layout::{CacheSpec, PlaneShape};
-use crate::ranks::{HeadRun, PlaneMove, Reformat};
+use crate::ranks::{HeadRun, PlaneMove, Reformat, Share};
 
 /// `height` rows of `width` bytes each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +25,37 @@ pub struct Copy2d {
     pub height: u32,
 }
 
+impl Share {
+    /// The blocks of a share that lands whole in portions of at most `blocks` of each group: each fits into a scratch cache of
+    /// so many.
+    pub fn rounds(&self, ids: &Ids, blocks: u32) -> Vec<Ids> {
+        let blocks = blocks.max(1);
+        let longest = ids.local.iter().map(Vec::len).max().unwrap_or(0);
+        let round = |round: usize| {
+            let first = round * blocks as usize;
+            let range = |len: usize| first.min(len)..(first + blocks as usize).min(len);
+            let mut part = Ids { remote: vec![Vec::new(); ids.remote.len()], ..Ids::default() };
+            for (index, group) in self.groups.iter().enumerate() {
+                let range = range(ids.local[index].len());
+                part.local.push((0..range.len() as u32).map(BlockId).collect());
+                part.remote[group.remote].extend_from_slice(&ids.remote[group.remote][range.clone()]);
+                let landed = ids.moves[index].iter().filter(|rows| range.contains(&(rows.scratch as usize)));
+                let rebased = landed.map(|rows| RowMove { scratch: rows.scratch - first as u32, ..*rows });
+                part.moves.push(rebased.collect());
+            }
+            part
+        };
+        (0..longest.div_ceil(blocks as usize)).map(round).collect()
+    }
+}
+
 impl Reformat {
+    /// How many blocks of each group fit into `bytes`; at least one.
+    pub fn blocks_in(&self, bytes: u64) -> u32 {
+        let each = self.scratch.iter().map(|part| part.block_bytes).fold(0, u64::saturating_add);
+        u32::try_from((bytes / each.max(1)).clamp(1, 1 << 16)).unwrap_or(1)
+    }
+
     /// Gives every copy to `copy`. `places` is where the scratch parts lie, see [`Reformat::place`]; `moves` is of
     /// [`Ids::moves`](crate::ids::Ids).
     pub fn copies(

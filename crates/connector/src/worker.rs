@@ -17,6 +17,7 @@ pub mod tickets;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -72,6 +73,8 @@ struct Inner {
     timing: Timing,
     ledger: Mutex<Ledger>,
     instances: Instances,
+    /// Scratch caches made so far: each needs a name.
+    arenas: AtomicU64,
     stats: Mutex<Stats>,
     tasks: Handle,
     closing: Arc<Notify>,
@@ -117,6 +120,7 @@ impl Worker {
             timing,
             ledger: Mutex::default(),
             instances: Instances::default(),
+            arenas: AtomicU64::new(0),
             stats: Mutex::default(),
             tasks: runtime.handle().clone(),
             closing: Arc::clone(&closing),

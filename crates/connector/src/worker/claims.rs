@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ropeway::{ErrorKind, Grant, LeaseName, Retry, Route, Start};
+use ropeway::{ErrorKind, Grant, LeaseName, Retry, Start};
 use tokio::task::JoinSet;
 
 use super::Inner;
-use super::instances::Known;
+use super::instances::{Known, Way};
 use super::mapping::Pull;
 use super::tickets::Failure;
 use crate::meta::Ticket;
@@ -24,7 +24,7 @@ pub(super) struct Source {
     /// Its number in the rank table.
     pub(super) rank: usize,
     pub(super) grant: Grant,
-    pub(super) routes: Vec<(usize, Route)>,
+    pub(super) routes: Vec<(usize, Arc<Way>)>,
 }
 
 /// The pause after a rank said that it has no lease of the name yet: its scheduler told us first.

@@ -1,14 +1,15 @@
 //! Producing instances that this worker has met, by incarnation: after a restart there is another.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ropeway::{ErrorKind, Incarnation, Peer, Route};
+use ropeway::{Cache, ErrorKind, Host, Incarnation, Peer, Region, Route};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::Inner;
-use super::mapping::RouteMap;
+use super::mapping::{RouteMap, Scratch};
 use super::tickets::Failure;
 use crate::params::Owner;
 use crate::table::{self, Instance};
@@ -34,7 +35,21 @@ pub(super) struct Known {
 /// One of its workers, connected.
 pub(super) struct Linked {
     pub(super) peer: Peer,
-    routes: Mutex<HashMap<usize, Arc<Once<Route>>>>,
+    routes: Mutex<HashMap<usize, Arc<Once<Arc<Way>>>>>,
+}
+
+/// How a share comes.
+pub(super) struct Way {
+    pub(super) route: Route,
+    /// Where it lands first, if it is put in order after it.
+    pub(super) arena: Option<Arena>,
+}
+
+/// Scratch memory, for one round of one request at a time.
+pub(super) struct Arena {
+    pub(super) region: Region,
+    cache: Cache,
+    pub(super) busy: AsyncMutex<()>,
 }
 
 /// Something that is made once, by whoever comes first. A failure counts for all who asked before it was known; who comes
@@ -139,12 +154,33 @@ impl Inner {
     }
 
     /// A route to it.
-    pub(super) async fn route(&self, known: &Known, linked: &Linked, share: usize) -> Result<Route, Failure> {
+    pub(super) async fn route(
+        &self,
+        known: &Known,
+        linked: &Linked,
+        share: usize,
+    ) -> Result<Arc<Way>, Failure> {
         let make = async {
+            let arena = known.map.scratch(share).map(|scratch| self.arena(&scratch)).transpose()?;
+            let cache = arena.as_ref().map_or(&self.cache, |arena| &arena.cache);
             let options = known.map.route(share);
-            let route = linked.peer.route_with(&self.cache, table::CACHE, options, self.timing.connect)?;
-            Ok(route.await?)
+            let route = linked.peer.route_with(cache, table::CACHE, options, self.timing.connect)?.await?;
+            Ok(Arc::new(Way { route, arena }))
         };
         place(&linked.routes, share).get(|_| true, make).await
+    }
+
+    fn arena(&self, scratch: &Scratch) -> ropeway::Result<Arena> {
+        let region = self.engine.alloc(Host::private(scratch.bytes))?;
+        let number = self.arenas.fetch_add(1, Ordering::Relaxed);
+        let mut builder = self.engine.cache(format!("scratch{number}"));
+        for (group, parts) in &scratch.groups {
+            builder = builder.group(group, 1);
+            for (name, place) in parts {
+                builder = builder.part(name, &region, *place);
+            }
+        }
+        let cache = builder.publish()?;
+        Ok(Arena { region, cache, busy: AsyncMutex::default() })
     }
 }

@@ -1,10 +1,11 @@
 //! What the worker half asks of rank maps. It knows engines and requests; whom to pull from, which parts and which blocks
 //! is said here.
 
-use ropeway::{BlockId, RouteOptions};
+use ropeway::{BlockId, Region, RouteOptions, Strided};
 use serde_json::Value;
 
 use super::tickets::{Ask, Failure};
+use crate::ids::{Ids, RowMove};
 
 /// Our own cache, and how it is matched with another instance's.
 pub trait Mapper: Send + Sync + 'static {
@@ -38,11 +39,26 @@ pub trait RouteMap: Send + Sync + 'static {
     /// `Mismatch`: the group, and an id that only one of them has.
     fn agree(&self, rank: usize, ask: &Ask, lent: &[Vec<BlockId>]) -> Result<(), Failure>;
 
-    /// The kernel blocks of a request for a share.
+    /// The kernel blocks of a request for a share that lands where it belongs.
     ///
     /// # Errors
     /// Lists that do not cover the tokens.
     fn ids(&self, share: usize, ask: &Ask) -> Result<Blocks, Failure>;
+
+    /// Where a share lands first that is put in order after it; `None` for others.
+    fn scratch(&self, share: usize) -> Option<Scratch>;
+
+    /// The kernel blocks of a request for a share that lands in scratch memory, in as many rounds as that needs.
+    ///
+    /// # Errors
+    /// Lists that do not cover the tokens.
+    fn rounds(&self, share: usize, ask: &Ask) -> Result<Vec<Ids>, Failure>;
+
+    /// Puts a round in order, after it has landed in `scratch`.
+    ///
+    /// # Errors
+    /// What copying says.
+    fn reorder(&self, share: usize, moves: &[Vec<RowMove>], scratch: &Region) -> Result<(), Failure>;
 }
 
 /// Kernel blocks to read, a list for each group; pairs are in order.
@@ -52,6 +68,15 @@ pub struct Blocks {
     pub local: Vec<Vec<BlockId>>,
     /// The producer's.
     pub remote: Vec<Vec<BlockId>>,
+}
+
+/// Memory in which blocks land whole: a cache with the producer's parts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scratch {
+    /// How long it is.
+    pub bytes: u64,
+    /// Each group by name, with its parts.
+    pub groups: Vec<(String, Vec<(String, Strided)>)>,
 }
 
 /// One of the producer's ranks, for one request.

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ropeway::{BlockId, Cache, Engine, ErrorKind, Parts, Region, RouteOptions};
+use ropeway::{BlockId, Cache, Engine, ErrorKind, Parts, Rect, Region, RouteOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::mapping::{Blocks, Mapper, Pull, RouteMap};
+use super::mapping::{Blocks, Mapper, Pull, RouteMap, Scratch};
 use super::tickets::{Ask, Failure};
 use crate::config::{Config, Hints, Size};
 use crate::facts::{Facts, Mismatch};
-use crate::ids::Request;
+use crate::ids::{Ids, Request, RowMove};
 use crate::layout::{CacheSpec, LayoutError};
 use crate::ranks::{Land, Rank, RankMap, Share, Side};
 use crate::table::CACHE;
@@ -52,6 +52,9 @@ impl About {
     }
 }
 
+/// Scratch memory for a share whose blocks are put in order after they have landed.
+const SCRATCH: u64 = 32 << 20;
+
 /// The rank maps of one worker.
 #[derive(Debug)]
 pub struct RankMapper {
@@ -60,13 +63,48 @@ pub struct RankMapper {
     spec: CacheSpec,
     lenient: bool,
     hints: Hints,
+    storages: Vec<Region>,
+    scratch: u64,
 }
 
 impl RankMapper {
     /// The maps of worker `rank` of the instance `ours`, whose cache is `spec`. What the configuration declares of the
     /// producer's size is compared with what it says itself.
     pub fn new(config: &Config, ours: About, rank: Rank, spec: CacheSpec) -> Self {
-        Self { ours, rank, spec, lenient: config.lenient, hints: config.hints }
+        Self {
+            ours,
+            rank,
+            spec,
+            lenient: config.lenient,
+            hints: config.hints,
+            storages: Vec::new(),
+            scratch: SCRATCH,
+        }
+    }
+
+    /// Gives it the regions of the specification's storages, in order, so that blocks can be put in order that lie otherwise
+    /// at the producer. Without them, and on devices, such a producer is refused.
+    #[must_use]
+    pub fn storages(mut self, storages: &[Region]) -> Self {
+        self.storages = storages.to_vec();
+        self
+    }
+
+    /// Whether every share of a map can be put where it belongs.
+    fn check_landing(&self, map: &RankMap) -> Result<(), Mismatch> {
+        let on_host =
+            !self.storages.is_empty() && self.storages.iter().all(|region| region.address().is_some());
+        let pulls = map.pulls(0)?;
+        let whole = |share: &&Arc<Share>| matches!(share.land, Land::Whole(_));
+        match pulls.iter().flat_map(|pull| &pull.shares).find(whole) {
+            Some(share) if !on_host => {
+                let part = share.parts.first().map_or("a part", String::as_str);
+                let advice = "start both with the same block size, memory layout and tensor-parallel size: blocks cannot be put \
+                              in order on this device";
+                Err(Mismatch::new(format!("arrangement of {part}"), "one", "another").advise(advice))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What differs between the instances and is no obstacle, a line each: declared sizes that are not so, and facts.
@@ -110,7 +148,9 @@ impl Mapper for RankMapper {
         }
         // Host memory: rows are copied one by one at no loss.
         let map = RankMap::new(self.spec.clone(), self.ours.side.clone(), theirs.side, self.rank, 0)?;
-        Ok(Box::new(Matched { map, shares: Mutex::default() }))
+        self.check_landing(&map)?;
+        let (storages, scratch) = (self.storages.clone(), self.scratch);
+        Ok(Box::new(Matched { map, shares: Mutex::default(), storages, scratch }))
     }
 }
 
@@ -122,6 +162,8 @@ fn out_of_bounds(error: &dyn std::error::Error) -> Failure {
 struct Matched {
     map: RankMap,
     shares: Mutex<Vec<Arc<Share>>>,
+    storages: Vec<Region>,
+    scratch: u64,
 }
 
 impl Matched {
@@ -139,24 +181,26 @@ impl Matched {
     }
 }
 
+impl Matched {
+    /// Blocks of a request, with a list for each of the producer's groups, also of those that the share has nothing of.
+    fn asked(&self, share: &Share, ask: &Ask) -> Result<Ids, Failure> {
+        let request = Request { local: &ask.local, remote: &ask.remote, tokens: ask.tokens.clone() };
+        let mut ids = share.ids(&request).map_err(|error| out_of_bounds(&error))?;
+        let stage = &self.map.theirs().stages[share.rank.pp as usize];
+        ids.remote.resize(stage.groups.len(), Vec::new());
+        Ok(ids)
+    }
+}
+
 impl RouteMap for Matched {
     fn pulls(&self, key: u64) -> Result<Vec<Pull>, Failure> {
         let topology = &self.map.theirs().topology;
         let pulls = self.map.pulls(key)?;
         let pull = |pull: &crate::ranks::Pull| {
-            if let Some(share) = pull.shares.iter().find(|share| matches!(share.land, Land::Whole(_))) {
-                let text = format!(
-                    "{} of rank {:?} would have to be put in order after it landed, which this worker does not do; use \
-                     equal block sizes and tensor-parallel sizes",
-                    share.parts.first().map_or("a part", String::as_str),
-                    pull.rank
-                );
-                return Err(Failure { kind: ErrorKind::Mismatch, text });
-            }
             let shares = pull.shares.iter().map(|share| self.number(share)).collect();
-            Ok(Pull { rank: pull.rank.index(topology) as usize, holders: pull.holders, shares })
+            Pull { rank: pull.rank.index(topology) as usize, holders: pull.holders, shares }
         };
-        pulls.iter().map(pull).collect()
+        Ok(pulls.iter().map(pull).collect())
     }
 
     fn route(&self, share: usize) -> RouteOptions {
@@ -176,14 +220,45 @@ impl RouteMap for Matched {
     }
 
     fn ids(&self, share: usize, ask: &Ask) -> Result<Blocks, Failure> {
-        let share = self.share(share);
-        let request = Request { local: &ask.local, remote: &ask.remote, tokens: ask.tokens.clone() };
-        let mut ids = share.ids(&request).map_err(|error| out_of_bounds(&error))?;
-        // A list for each group of either cache, also of those that the share has nothing of.
+        let mut ids = self.asked(&self.share(share), ask)?;
         ids.local.resize(self.map.spec().groups().len(), Vec::new());
-        let stage = &self.map.theirs().stages[share.rank.pp as usize];
-        ids.remote.resize(stage.groups.len(), Vec::new());
         Ok(Blocks { local: ids.local, remote: ids.remote })
+    }
+
+    fn scratch(&self, share: usize) -> Option<Scratch> {
+        let share = self.share(share);
+        let Land::Whole(reformat) = &share.land else { return None };
+        let blocks = vec![reformat.blocks_in(self.scratch); share.groups.len()];
+        let (places, bytes) = reformat.place(&blocks)?;
+        let mut groups: Vec<(String, Vec<_>)> =
+            share.groups.iter().map(|group| (group.theirs.info.name.clone(), Vec::new())).collect();
+        for (part, place) in reformat.scratch.iter().zip(places) {
+            groups[part.group].1.push((part.name.clone(), place));
+        }
+        Some(Scratch { bytes, groups })
+    }
+
+    fn rounds(&self, share: usize, ask: &Ask) -> Result<Vec<Ids>, Failure> {
+        let share = self.share(share);
+        let Land::Whole(reformat) = &share.land else { return Ok(Vec::new()) };
+        Ok(share.rounds(&self.asked(&share, ask)?, reformat.blocks_in(self.scratch)))
+    }
+
+    fn reorder(&self, share: usize, moves: &[Vec<RowMove>], scratch: &Region) -> Result<(), Failure> {
+        let share = self.share(share);
+        let Land::Whole(reformat) = &share.land else { return Ok(()) };
+        let blocks = vec![reformat.blocks_in(self.scratch); share.groups.len()];
+        let (places, _) = reformat.place(&blocks).unwrap_or_default();
+        let mut result = Ok(());
+        reformat.copies(self.map.spec(), &places, moves, |copy| {
+            let rect =
+                |offset, row_stride| Rect { offset, rows: copy.height, row_bytes: copy.width, row_stride };
+            let (to, from) = (rect(copy.to, copy.to_pitch), rect(copy.from, copy.from_pitch));
+            if result.is_ok() {
+                result = self.storages[copy.storage].copy_rect(to, scratch, from);
+            }
+        });
+        Ok(result?)
     }
 }
 

@@ -11,7 +11,9 @@ use tokio::sync::Notify;
 
 use super::Inner;
 use super::claims::Held;
+use super::instances::{Known, Way};
 use super::tickets::{Ask, Failure};
+use crate::ids::RowMove;
 use crate::meta::Ticket;
 use crate::stats::Loaded;
 
@@ -31,6 +33,14 @@ struct Reading {
     began: Instant,
     begin: Start,
     _held: Held,
+}
+
+/// A share that lands in scratch memory, round by round, and is put in order from there.
+struct Landing {
+    known: Arc<Known>,
+    way: Arc<Way>,
+    share: usize,
+    rounds: Vec<(Plan, Vec<Vec<RowMove>>)>,
 }
 
 struct Flying {
@@ -54,9 +64,9 @@ impl Inner {
             return self.ended(ticket, Err(Failure { kind: ErrorKind::Closed, text }));
         };
         let began = Instant::now();
-        let (plans, failed) = match plans(&held, ask) {
+        let ((plans, landings), failed) = match plans(&held, ask) {
             Ok(plans) => (plans, None),
-            Err(failure) => (Vec::new(), Some(failure)),
+            Err(failure) => ((Vec::new(), Vec::new()), Some(failure)),
         };
         let mut reading = Reading {
             transfers: Vec::new(),
@@ -69,12 +79,15 @@ impl Inner {
         };
         reading.post();
         reading.loaded.posting = began.elapsed();
-        if reading.is_over() {
+        if landings.is_empty() && reading.is_over() {
             return self.finish(ticket, reading);
         }
         let inner = Arc::clone(self);
         self.tasks.spawn(async move {
             reading.run(&stop, inner.timing.claim).await;
+            for landing in landings {
+                reading.land(landing, &stop, inner.timing.claim).await;
+            }
             inner.finish(ticket, reading);
         });
     }
@@ -108,21 +121,38 @@ impl Inner {
     }
 }
 
-fn plans(held: &Held, ask: &Ask) -> Result<Vec<Plan>, Failure> {
-    let mut plans = Vec::new();
+fn lists(of: &[Vec<BlockId>]) -> Vec<&[BlockId]> {
+    of.iter().map(Vec::as_slice).collect()
+}
+
+fn plans(held: &Held, ask: &Ask) -> Result<(Vec<Plan>, Vec<Landing>), Failure> {
+    let (mut plans, mut landings) = (Vec::new(), Vec::new());
     for source in held.sources.iter().filter(|source| !source.routes.is_empty()) {
         held.known.map.agree(source.rank, ask, &source.grant.blocks())?;
-        for (share, route) in &source.routes {
+        for (share, way) in &source.routes {
+            let plan = |local: &[Vec<BlockId>], remote: &[Vec<BlockId>]| {
+                way.route.read(&source.grant, &lists(local), &lists(remote))
+            };
+            if way.arena.is_some() {
+                let rounds = held.known.map.rounds(*share, ask)?.into_iter();
+                let rounds = rounds.map(|ids| Ok((plan(&ids.local, &ids.remote)?, ids.moves)));
+                let rounds = rounds.collect::<ropeway::Result<Vec<_>>>()?;
+                landings.push(Landing {
+                    known: Arc::clone(&held.known),
+                    way: Arc::clone(way),
+                    share: *share,
+                    rounds,
+                });
+                continue;
+            }
             let blocks = held.known.map.ids(*share, ask)?;
             if blocks.remote.iter().all(Vec::is_empty) {
                 continue;
             }
-            let local: Vec<&[BlockId]> = blocks.local.iter().map(Vec::as_slice).collect();
-            let remote: Vec<&[BlockId]> = blocks.remote.iter().map(Vec::as_slice).collect();
-            plans.push(route.read(&source.grant, &local, &remote)?);
+            plans.push(plan(&blocks.local, &blocks.remote)?);
         }
     }
-    Ok(plans)
+    Ok((plans, landings))
 }
 
 impl Reading {
@@ -175,6 +205,31 @@ impl Reading {
         self.transfers.iter().all(|flying| flying.transfer.wait_quiet(Duration::ZERO))
     }
 
+    /// One share, unless something failed. The scratch memory is given on when nothing lands there any more.
+    async fn land(&mut self, landing: Landing, stop: &Notify, room: Duration) {
+        let Landing { known, way, share, rounds } = landing;
+        let Some(arena) = &way.arena else { return };
+        let _busy = arena.busy.lock().await;
+        for (plan, moves) in rounds {
+            if self.failed.is_some() {
+                return;
+            }
+            self.waiting.push(plan);
+            self.run(stop, room).await;
+            if self.failed.is_some() {
+                return;
+            }
+            let (known, scratch) = (Arc::clone(&known), arena.region.clone());
+            let copying = move || known.map.reorder(share, &moves, &scratch);
+            let closing = |_| Failure { kind: ErrorKind::Closed, text: "the worker is closing".to_owned() };
+            let copied =
+                tokio::task::spawn_blocking(copying).await.map_err(closing).and_then(|copied| copied);
+            if let Err(failure) = copied {
+                return self.fail(failure);
+            }
+        }
+    }
+
     /// Until nothing of it moves, whatever happens.
     async fn run(&mut self, stop: &Notify, room: Duration) {
         let give_up = Instant::now() + room;
@@ -183,6 +238,10 @@ impl Reading {
         while !self.waiting.is_empty() || self.transfers.iter().any(|flying| !flying.ended) {
             if !self.waiting.is_empty() {
                 self.post();
+                if self.waiting.is_empty() && self.transfers.iter().all(|flying| flying.ended) {
+                    // Over before it could be waited for.
+                    break;
+                }
             }
             let crowded = !self.waiting.is_empty();
             if crowded && Instant::now() >= give_up {

@@ -19,6 +19,8 @@ const WAIT: Duration = Duration::from_secs(60);
 const HEADS: u32 = 4;
 const BLOCKS: usize = 8;
 const SLOTS: usize = 32;
+/// Tokens of a worker's cache.
+const TOKENS: usize = BLOCKS * SLOTS;
 const CONTENT: usize = 16;
 const LAYERS: u32 = 2;
 
@@ -27,12 +29,32 @@ struct Running {
     listener: Engine,
     ranks: Vec<(Worker, Region)>,
     tp: u32,
+    order: Order,
 }
 
-/// Tensors [block, head, slot, content] of bytes, one layer behind the other.
+/// How a tensor lies in memory: the slots of a block, and whether a slot's heads lie together (NHD) or a head's slots (HND).
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    slots: usize,
+    nhd: bool,
+}
+
+const HND: Order = Order { slots: SLOTS, nhd: false };
+
 fn spec(tp: u32, rank: u32) -> CacheSpec {
+    ordered(HND, tp, rank)
+}
+
+/// Tensors of bytes, one layer behind the other.
+fn ordered(order: Order, tp: u32, rank: u32) -> CacheSpec {
+    let Order { slots, nhd } = order;
     let heads = (HEADS / tp) as usize;
-    let layer = BLOCKS * heads * SLOTS * CONTENT;
+    let layer = TOKENS * heads * CONTENT;
+    let (middle, strides, axes) = if nhd {
+        ([slots, heads], [heads * CONTENT, CONTENT], [Axis::Slot, Axis::Head])
+    } else {
+        ([heads, slots], [slots * CONTENT, CONTENT], [Axis::Head, Axis::Slot])
+    };
     let view = |index: u32| View {
         layer: index,
         plane: "kv".into(),
@@ -40,15 +62,15 @@ fn spec(tp: u32, rank: u32) -> CacheSpec {
         storage: 0,
         offset: u64::from(index) * layer as u64,
         element_bytes: 1,
-        shape: vec![BLOCKS as u64, heads as u64, SLOTS as u64, CONTENT as u64],
-        strides: vec![(heads * SLOTS * CONTENT) as u64, (SLOTS * CONTENT) as u64, CONTENT as u64, 1],
-        axes: vec![Axis::Block, Axis::Head, Axis::Slot, Axis::Content],
+        shape: [TOKENS / slots, middle[0], middle[1], CONTENT].map(|count| count as u64).to_vec(),
+        strides: [heads * slots * CONTENT, strides[0], strides[1], 1].map(|stride| stride as u64).to_vec(),
+        axes: vec![Axis::Block, axes[0], axes[1], Axis::Content],
         heads: Heads::Split(vec![HEADS]),
         format: Format::Rows,
     };
     let views: Vec<View> = (0..LAYERS).map(view).collect();
     let storage = (layer * LAYERS as usize) as u64;
-    CacheSpec::new(vec![GroupInfo::full(0, SLOTS as u32)], &views, &[storage], Shard { rank, of: tp })
+    CacheSpec::new(vec![GroupInfo::full(0, slots as u32)], &views, &[storage], Shard { rank, of: tp })
         .unwrap()
 }
 
@@ -58,6 +80,10 @@ fn config(extra: Value) -> Config {
 }
 
 fn about(tp: u32, dtype: &str) -> About {
+    about_of(HND, tp, dtype)
+}
+
+fn about_of(order: Order, tp: u32, dtype: &str) -> About {
     let facts = Facts {
         connector: CONNECTOR_VERSION,
         model: "tiny".into(),
@@ -66,28 +92,32 @@ fn about(tp: u32, dtype: &str) -> About {
         device: "cpu".into(),
         framework: "vllm".into(),
         framework_version: "0.32.0".into(),
-        block_tokens: SLOTS as u32,
+        block_tokens: order.slots as u32,
         layout: "LBHNC".into(),
         draft_layers: 0,
     };
     let side = crate::ranks::Side {
         topology: Topology::tensor(tp),
         layers: LAYERS,
-        stages: vec![spec(tp, 0).shape()],
+        stages: vec![ordered(order, tp, 0).shape()],
     };
     About { facts, side }
 }
 
 impl Running {
     fn open(tp: u32, dtype: &str) -> Self {
+        Self::of(HND, tp, dtype)
+    }
+
+    fn of(order: Order, tp: u32, dtype: &str) -> Self {
         let open = || {
             let builder = Engine::builder().listen("127.0.0.1:0".parse().unwrap());
             builder.transports(&[TransportKind::Loopback]).open().unwrap()
         };
-        let about = about(tp, dtype);
+        let about = about_of(order, tp, dtype);
         let ranks: Vec<(Worker, Region)> = (0..tp)
             .map(|rank| {
-                let (engine, spec) = (open(), spec(tp, rank));
+                let (engine, spec) = (open(), ordered(order, tp, rank));
                 let bytes = BLOCKS * (HEADS / tp) as usize * SLOTS * CONTENT * LAYERS as usize;
                 let region = engine.alloc(Host::private(bytes as u64)).unwrap();
                 let cache = publish(&engine, &spec, std::slice::from_ref(&region)).unwrap();
@@ -95,6 +125,9 @@ impl Running {
                     Timing { lease_ttl: WAIT, first_contact_grace: WAIT, connect: WAIT, claim: WAIT };
                 let rank = Rank { pp: 0, pcp: 0, tp: rank };
                 let mapper = RankMapper::new(&config(json!({})), about.clone(), rank, spec);
+                let mut mapper = mapper.storages(std::slice::from_ref(&region));
+                // A block or two: several rounds for a prompt.
+                mapper.scratch = 8 << 10;
                 (Worker::new(engine, cache, Box::new(mapper), timing).unwrap(), region)
             })
             .collect();
@@ -104,7 +137,7 @@ impl Running {
         let setup = Setup { role: Role::Both, engine_id: "0".into(), sizes: (tp, 1, 1), backoff: 0 };
         let mut scheduler = Scheduler::new(setup, Box::new(lease_name));
         scheduler.set_owner(Owner::of(&listener.descriptor()).unwrap());
-        Self { scheduler, listener, ranks, tp }
+        Self { scheduler, listener, ranks, tp, order }
     }
 
     /// The bytes of a head of a block of a layer: the region of its rank, and where.
@@ -116,6 +149,16 @@ impl Running {
         (&self.ranks[(head / here) as usize].1, at)
     }
 
+    /// Where a token's content for a head lies, said plainly: the region of its rank, and where.
+    fn token(&self, layer: u32, block: u32, slot: usize, head: u32) -> (&Region, u64) {
+        let Order { slots, nhd } = self.order;
+        let here = (HEADS / self.tp) as usize;
+        let (block, at) = (block as usize, head as usize % here);
+        let place = if nhd { slot * here + at } else { at * slots + slot };
+        let place = layer as usize * TOKENS * here + block * slots * here + place;
+        (&self.ranks[head as usize / here].1, (place * CONTENT) as u64)
+    }
+
     fn step(&mut self) {
         let messages = self.scheduler.build_meta();
         for (worker, _) in &self.ranks {
@@ -124,12 +167,20 @@ impl Running {
     }
 
     fn produce(&mut self, blocks: &[u32], tokens: u64) -> Value {
+        self.fill(blocks);
+        self.lend(blocks, tokens)
+    }
+
+    fn fill(&self, blocks: &[u32]) {
         for layer in 0..LAYERS {
             for (block, head) in blocks.iter().flat_map(|block| (0..HEADS).map(move |head| (*block, head))) {
                 let (region, at) = self.place(layer, block, head);
                 region.fill(at, (SLOTS * CONTENT) as u64, mark(layer, block, head)).unwrap();
             }
         }
+    }
+
+    fn lend(&mut self, blocks: &[u32], tokens: u64) -> Value {
         let params = json!({"do_remote_decode": true});
         self.scheduler.on_new_request(NewRequest { id: "p", params: &params });
         let finished = self.scheduler.finished("p", Finish::Complete, vec![blocks.to_vec()], tokens);
@@ -272,4 +323,62 @@ fn the_user_may_let_models_differ_but_not_how_bytes_are_read() {
     assert_eq!(mapper.differences(&theirs).unwrap(), ["model is tiny here and other at the producer"]);
     theirs.facts.kv_dtype = "fp8_e4m3".into();
     assert!(mapper.differences(&theirs).is_err());
+}
+
+#[test]
+fn blocks_that_lie_otherwise_at_the_producer_are_put_in_order_after_they_landed() {
+    let (wide, narrow) = (Order { slots: 32, nhd: false }, Order { slots: 16, nhd: false });
+    let rows = Order { slots: 32, nhd: true };
+    for (there, here) in [(wide, narrow), (narrow, wide), (rows, wide), (wide, rows), (rows, narrow)] {
+        for (producers, consumers) in [(1, 1), (2, 1), (1, 2), (4, 2)] {
+            check_order((there, producers), (here, consumers));
+        }
+    }
+}
+
+fn check_order((there, producers): (Order, u32), (here, consumers): (Order, u32)) {
+    let case = format!("{producers} of {there:?} to {consumers} of {here:?}");
+    let mut producer = Running::of(there, producers, "float32");
+    let mut consumer = Running::of(here, consumers, "float32");
+    let (tokens, content) = (80_usize, |layer: u32, token: usize, head: u32| {
+        [1 + layer as u8, token as u8, head as u8, 7].repeat(CONTENT / 4)
+    });
+    let every = |tokens: usize| {
+        (0..LAYERS).flat_map(move |layer| {
+            (0..tokens).flat_map(move |token| (0..HEADS).map(move |head| (layer, token, head)))
+        })
+    };
+    let blocks = |order: Order| {
+        (0..tokens.div_ceil(order.slots) as u32).map(|at| (at * 3 + 1) % 8).collect::<Vec<_>>()
+    };
+    let (lent, given) = (blocks(there), blocks(here));
+    for (layer, token, head) in every(tokens) {
+        let (region, at) = producer.token(layer, lent[token / there.slots], token % there.slots, head);
+        region.write(at, &content(layer, token, head)).unwrap();
+    }
+    let params = producer.lend(&lent, tokens as u64);
+    assert_eq!(consumer.consume(&params, &given, tokens as u64), [], "{case}");
+    let mut bytes = vec![0; CONTENT];
+    for (layer, token, head) in every(tokens) {
+        let (region, at) = consumer.token(layer, given[token / here.slots], token % here.slots, head);
+        region.read(at, &mut bytes).unwrap();
+        assert_eq!(bytes, content(layer, token, head), "{case}: layer {layer}, token {token}, head {head}");
+    }
+    // No block of another request was touched.
+    for block in (0..(TOKENS / here.slots) as u32).filter(|block| !given.contains(block)) {
+        for (layer, slot, head) in every(here.slots) {
+            let (region, at) = consumer.token(layer, block, slot, head);
+            region.read(at, &mut bytes).unwrap();
+            assert_eq!(bytes, [0; CONTENT], "{case}: block {block}");
+        }
+    }
+}
+
+#[test]
+fn blocks_that_would_have_to_be_put_in_order_are_refused_by_name_without_a_way_to_do_so() {
+    let mapper = mapper(json!({}));
+    let theirs = about_of(Order { slots: 16, nhd: false }, 2, "float32");
+    let Err(refused) = mapper.map(&theirs.to_value()) else { panic!("nothing can put them in order") };
+    assert_eq!(refused.kind, ErrorKind::Mismatch);
+    assert!(refused.text.contains("arrangement of layers.0.kv"), "{}", refused.text);
 }

@@ -12,10 +12,11 @@ use ropeway_transport::sim::Fabric;
 use serde_json::{Value, json};
 
 use crate::config::Role;
+use crate::ids::{Ids, RowMove};
 use crate::params::Owner;
 use crate::scheduler::{Finish, NewRequest, Scheduler, Setup};
 use crate::table::{CACHE, Instance as Shown, NOTE};
-use crate::worker::mapping::{Blocks, Mapper, Pull, RouteMap};
+use crate::worker::mapping::{Blocks, Mapper, Pull, RouteMap, Scratch};
 use crate::worker::tickets::{Ask, FailedLoad, Failure};
 use crate::worker::{Timing, Worker};
 
@@ -344,6 +345,18 @@ impl RouteMap for WholeMap {
 
     fn route(&self, _: usize) -> RouteOptions {
         RouteOptions::default()
+    }
+
+    fn scratch(&self, _: usize) -> Option<Scratch> {
+        None
+    }
+
+    fn rounds(&self, _: usize, _: &Ask) -> Result<Vec<Ids>, Failure> {
+        unreachable!("every share lands where it belongs")
+    }
+
+    fn reorder(&self, _: usize, _: &[Vec<RowMove>], _: &Region) -> Result<(), Failure> {
+        unreachable!("every share lands where it belongs")
     }
 
     /// The engine's own checks are what these tests look at.
