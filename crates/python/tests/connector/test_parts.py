@@ -105,12 +105,15 @@ def test_a_worker_shares_its_memory_on_the_cpu_where_that_is_wanted(beside_vllm:
         connector.shutdown()
 
 
-def test_of_a_failed_load_only_what_was_to_be_loaded_is_invalid(beside_vllm: object) -> None:
+def test_of_a_failed_load_only_what_was_to_be_loaded_is_invalid(
+    beside_vllm: object, caplog: pytest.LogCaptureFixture,
+) -> None:
     config = fakes.vllm_config("kv_consumer")
     worker = module("worker").Worker(config, fakes.CacheConfig(), module("connector")._checked(config))
     failed = [("d", "why", [[4, 5, 6]], fakes.BLOCK)]
     worker.native = types.SimpleNamespace(poll=lambda: (["p"], ["d"], failed, None), close=lambda: None)
     assert worker.poll() == ({"p"}, {"d"}, {"d"}, {5, 6})
+    assert "request d did not come: why" in caplog.text
     worker.native.poll = lambda: ([], [], [], "memory is withheld")
     with pytest.raises(RuntimeError, match="withheld"):
         worker.poll()

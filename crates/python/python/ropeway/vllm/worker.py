@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ import torch
 from ropeway import _ropeway as native
 from ropeway.vllm import views
 from ropeway.vllm.generations import Polled
+
+_log = logging.getLogger("vllm.ropeway")
 
 
 class Worker:
@@ -68,6 +71,8 @@ class Worker:
         sent, received, failed, fatal = self.native.poll()
         if fatal is not None:
             raise RuntimeError(fatal)
+        for request, why, *_ in failed:
+            _log.warning("the KV of request %s did not come: %s", request, why)
         invalid = {
             block for _, _, lists, first in failed
             for ids, group in zip(lists, views.transfer_groups(self._caches), strict=True)
