@@ -123,6 +123,12 @@ SCENARIOS = (
     Scenario("ropeway-tcp", ropeway("tcp", {"shared_memory": False}), routers=NIXL_ROUTERS, kill=True),
     Scenario("ropeway-spoiled", ROPEWAY_SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
+    Scenario("ropeway-qwen2", ropeway("shm"), "qwen2", routers=("proxy",), timed=0),
+    Scenario("ropeway-gemma3", ropeway("shm"), "gemma3", routers=("proxy",), kill=True, timed=0),
+    Scenario("ropeway-tp", ropeway("tcp"), routers=("proxy",), tensor_parallel=(2, 1)),
+    # vLLM computes what did not come, in place of an error.
+    Scenario("ropeway-recompute", ropeway("cma", kv_load_failure_policy="recompute"), routers=("proxy",), kill=True,
+             timed=0),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
