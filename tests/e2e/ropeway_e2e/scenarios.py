@@ -141,6 +141,8 @@ SCENARIOS = (
     # and batches of other shapes change the tokens. So one at a time, and against another connector's tokens.
     Scenario("mooncake-mla", MOONCAKE, "mla", routers=("proxy",), rounds=("sequential",), reference="itself",
              timed=0),
+    Scenario("ropeway-mla", ropeway("shm"), "mla", routers=("proxy",), rounds=("sequential",), reference="mooncake-mla",
+             timed=0),
 )
 
 
