@@ -85,7 +85,7 @@ class Instances:
         elif name in ("proxy", "proxy-absent"):
             dialect = "nixl-absent" if name == "proxy-absent" else dialect
             with Proxy([Pair(prefill, decode, f"http://127.0.0.1:{self.bootstrap}")], dialect) as proxy:
-                yield Entry(proxy.url, prefill, decode), proxy
+                yield Entry(proxy.url, prefill, decode, proxy), proxy
         else:
             raise Failed(f"no router is called `{name}`")
 

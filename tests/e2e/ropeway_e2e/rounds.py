@@ -2,7 +2,9 @@
 
 import statistics
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .checks import Asked
@@ -10,7 +12,7 @@ from .client import body_of, complete
 from .instance import reset_prefix_cache
 from .metrics import Metrics
 from .prompts import ANSWER, Prompt, of, resolve, suite, timed
-from .proxy import Proxy
+from .proxy import ClientGone, Proxy
 
 CLIENTS = 4
 # Blocks come back at once, or when a lease of a vanished reader ends: NIXL's lasts 30 s.
@@ -24,6 +26,8 @@ class Entry:
     url: str
     prefill: str
     decode: str
+    # Where the entry is the built-in proxy.
+    proxy: Proxy | None = None
     # How long blocks are waited for; not at all any more once they did not come.
     patience: float | None = None
 
@@ -94,13 +98,30 @@ def primed(entry: Entry, references: dict[str, list[int]]) -> list[Asked]:
 
 
 def disconnects(entry: Entry, references: dict[str, list[int]]) -> list[Asked]:
-    """Clients that leave at once, or after the first token; then answers must be right and blocks come back."""
+    """Clients that leave at once, between the legs, or after the first token; then answers must be right and blocks
+    come back."""
     entry.reset()
+    if entry.proxy:
+        with left_between(entry.proxy):
+            complete(entry.url, body_of(list(of("left between", 300).tokens), 200))
     work = [(of(f"left {index}", 400 + index), index % 2) for index in range(6)]
     with ThreadPoolExecutor(CLIENTS) as clients:
         list(clients.map(
             lambda one: complete(entry.url, body_of(list(one[0].tokens), 200), leave_after=one[1]), work))
     return some(entry, references, ("block+1", "some", "longest"))
+
+
+@contextmanager
+def left_between(proxy: Proxy) -> Iterator[None]:
+    """Whoever asks meanwhile has left when the prefill instance answers: nobody tells a consumer of the lent blocks."""
+    def leave() -> None:
+        raise ClientGone
+
+    proxy.between = leave
+    try:
+        yield
+    finally:
+        proxy.between = lambda: None
 
 
 def some(entry: Entry, references: dict[str, list[int]], names: tuple[str, ...]) -> list[Asked]:

@@ -88,12 +88,17 @@ DROP_IN = replace(
 ROPEWAY_METRICS = tuple(name.replace("vllm:nixl_", "vllm:ropeway_") for name in NIXL_METRICS)
 
 
+# Blocks whose client has left before a consumer heard of them come back after it; by default after two minutes.
+GRACE_SECONDS = 15
+
+
 def ropeway(transport: str, own: dict | None = None, **config: object) -> Connector:
     """This repository's connector over one transport, with keys of its own and of vLLM."""
+    own = {"transports": [transport], "first_contact_grace": GRACE_SECONDS, **(own or {})}
     return Connector(
         "RopewayConnector", transport,
         {"kv_connector": "RopewayConnector",
-         "kv_connector_extra_config": {"ropeway": {"transports": [transport], **(own or {})}}, **config},
+         "kv_connector_extra_config": {"ropeway": own}, **config},
         metrics=ROPEWAY_METRICS, transfer_time="vllm:ropeway_xfer_time_seconds", ropeway=True, idle_cores_max=0.05)
 
 

@@ -4,7 +4,7 @@ import pytest
 from fake_vllm import BLOCK, FakeVllm, answer_of, kv_of
 from ropeway_e2e import checks, prompts, rounds
 from ropeway_e2e.checks import Asked, Seen, as_expected, judge
-from ropeway_e2e.client import Answer
+from ropeway_e2e.client import Answer, body_of, complete
 from ropeway_e2e.metrics import Metrics
 from ropeway_e2e.processes import Inside
 from ropeway_e2e.proxy import Pair, Proxy
@@ -173,6 +173,19 @@ def test_a_request_that_lost_its_prefill_instance_may_fail_and_may_not_give_othe
     assert wrong(killed=[stale]) == wrong(killed=[hung]) == wrong(killed=[]) == {"killed_never_wrong"}
     assert wrong(after_restart=[stale]) == wrong(after_restart=lost) == {"right_after_restart"}
     assert wrong(held={"decode": 0.1}) == {"blocks_given_back"}
+
+
+def test_a_client_that_leaves_between_the_legs_leaves_blocks_lent_that_nobody_asks_for():
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)]) as proxy:
+        entry = Entry(proxy.url, prefill.url, decode.url, proxy, patience=0)
+        with rounds.left_between(proxy):
+            assert complete(entry.url, body_of([1, 2, 3], 8)).error is not None
+        assert len(prefill.lent) == 1 and not decode.requests
+        assert entry.given_back()["prefill"] > 0
+        assert complete(entry.url, body_of([1, 2, 3], 8)).error is None, "the next client is served"
+        left = len(decode.requests)
+        rounds.disconnects(entry, references())
+    assert len(prefill.lent) == 2 and len(decode.requests) > left, "each round has one such client"
 
 
 def test_the_prompts_meet_short_lengths_block_edges_and_the_longest_that_fits():
