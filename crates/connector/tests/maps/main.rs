@@ -2,6 +2,7 @@
 //! instances, every byte that a consumer rank lacks arrives once, and it is the right one.
 
 mod families;
+mod formulae;
 mod hostile;
 mod model;
 mod refusals;

@@ -183,7 +183,7 @@ fn bytes(
     }
 }
 
-fn layout(spec: &CacheSpec, bytes: u64) -> CacheLayout {
+pub(crate) fn layout(spec: &CacheSpec, bytes: u64) -> CacheLayout {
     let mut layout = CacheLayout::builder("kv");
     for (index, group) in spec.groups().iter().enumerate() {
         layout = layout.group(&group.info.name, 1);
@@ -195,7 +195,12 @@ fn layout(spec: &CacheSpec, bytes: u64) -> CacheLayout {
 }
 
 /// The runs of a share's plan.
-fn runs(local: &CacheLayout, remote: &CacheLayout, share: &Share, ids: [&[Vec<BlockId>]; 2]) -> Vec<Run> {
+pub(crate) fn runs(
+    local: &CacheLayout,
+    remote: &CacheLayout,
+    share: &Share,
+    ids: [&[Vec<BlockId>]; 2],
+) -> Vec<Run> {
     let names: Vec<&str> = share.parts.iter().map(String::as_str).collect();
     let route = RouteMap::new(local, remote, &share.slices, RouteParts::Named(&names), &limits());
     let [ours, theirs] = ids.map(|lists| lists.iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -376,7 +381,7 @@ impl Trial {
     }
 }
 
-fn scratch(share: &Share, places: &[Strided], size: u64) -> CacheLayout {
+pub(crate) fn scratch(share: &Share, places: &[Strided], size: u64) -> CacheLayout {
     let Land::Whole(reformat) = &share.land else { unreachable!("asked of those that land whole") };
     let mut layout = CacheLayout::builder("scratch");
     for (index, group) in share.groups.iter().enumerate() {
