@@ -1,7 +1,8 @@
 """The harness by itself. `cargo xtask e2e` makes the environments and calls it.
 
     python3 -m ropeway_e2e needs [--all] [--only NAME]
-    python3 -m ropeway_e2e run --cache DIR --out DIR --python VERSION=PATH ... [--ropeway DIR] [--all] [--only NAME]
+    python3 -m ropeway_e2e run --cache DIR --out DIR --python VERSION=PATH ... [--ropeway DIR] [--cann DIR] [--all]
+                                [--only NAME]
 """
 
 import argparse
@@ -23,7 +24,7 @@ def main() -> int:
     if arguments.command == "list":
         for one in chosen:
             print(f"{one.name:<18} {one.connector.name} over {one.connector.transport}, {one.model}, vLLM {one.vllm}, "
-                  f"behind {', '.join(one.routers)}")
+                  f"behind {', '.join(one.routers) or 'no router'}")
         return 0
     if arguments.command == "needs":
         print("\n".join(scenarios.needs(chosen)))
@@ -31,7 +32,7 @@ def main() -> int:
     # A harness that is asked to end still ends its servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     pythons = dict(pair.split("=", 1) for pair in arguments.python)
-    run, rows = Run(pythons, arguments.cache, arguments.out, arguments.ropeway), []
+    run, rows = Run(pythons, arguments.cache, arguments.out, arguments.ropeway, arguments.cann), []
     for one in chosen:
         rows += run.scenario(one)
         verdict.save(rows, arguments.out)
@@ -39,7 +40,10 @@ def main() -> int:
     for one in scenarios.SCENARIOS:
         if one not in chosen:
             print(f"skipped: {one.name}: {scenarios.left_out(one, arguments.only)}")
-    return 0 if rows and all(row.good for row in rows) else 1
+    for row in rows:
+        if row.skipped:
+            print(f"skipped: {row.scenario}, {row.transport}: {row.skipped}")
+    return 0 if any(row.good for row in rows) and not any(row.bad for row in rows) else 1
 
 
 def parse() -> argparse.Namespace:
@@ -54,6 +58,7 @@ def parse() -> argparse.Namespace:
             command.add_argument("--out", type=Path, required=True)
             command.add_argument("--python", action="append", default=[], metavar="VERSION=PATH")
             command.add_argument("--ropeway", type=Path, metavar="DIR")
+            command.add_argument("--cann", type=Path, metavar="DIR")
     return parser.parse_args()
 
 

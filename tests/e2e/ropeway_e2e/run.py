@@ -1,9 +1,10 @@
 """Runs a scenario: a pair is started once, and each router in front of it gives a row of the verdict."""
 
+import shutil
 import time
 from pathlib import Path
 
-from . import checks, rounds
+from . import checks, rounds, threads
 from .checks import Seen
 from .client import body_of, complete
 from .instance import Failed
@@ -25,8 +26,9 @@ def say(text: str) -> None:
 class Run:
     """What all scenarios of a run have in common."""
 
-    def __init__(self, pythons: dict[str, str], cache: Path, out: Path, package: Path | None = None) -> None:
-        self.pythons, self.cache, self.out, self.package = pythons, cache, out, package
+    def __init__(self, pythons: dict[str, str], cache: Path, out: Path, package: Path | None = None,
+                 cann: Path | None = None) -> None:
+        self.pythons, self.cache, self.out, self.package, self.cann = pythons, cache, out, package, cann
         # Tokens of scenarios that ran before, for those that trust them.
         self.tokens: dict[str, dict[str, list[int]]] = {}
 
@@ -34,6 +36,8 @@ class Run:
         """A row for each router; one that says why when the pair did not come up."""
         say(f"{scenario.name}: {scenario.connector.name} over {scenario.connector.transport}, {scenario.model}")
         python, logs = self.pythons[scenario.vllm], self.out / "logs" / scenario.name
+        if scenario.threads:
+            return self.threads(scenario, python, logs)
         instances = None
         try:
             known = reference(scenario.model, scenario.vllm, python, self.cache, self.out / "logs")
@@ -51,6 +55,16 @@ class Run:
                 instances.stop()
         if instances is not None and all(row.good for row in rows):
             instances.forget()
+        return rows
+
+    def threads(self, scenario: Scenario, python: str, logs: Path) -> list[Row]:
+        """A row for each case of vllm-ascend's connector by itself."""
+        rows = []
+        for row in threads.rows(scenario, threads.Tools(python, self.cache, self.package, self.cann), logs):
+            say(f"{scenario.name}: {row.model} over {row.transport}, {row.router}: {row.word}, {row.seconds:.0f} s")
+            rows.append(row)
+        if not any(row.bad for row in rows):
+            shutil.rmtree(logs, ignore_errors=True)
         return rows
 
     def behind(self, instances: Instances, router: str, known: Reference, first: bool) -> Row:

@@ -51,6 +51,8 @@ class Scenario:
     must_fail: frozenset[str] = frozenset()
     timed: int = 5
     environment: dict[str, str] = field(default_factory=dict)
+    # vllm-ascend's connector by itself, see threads.py; most of what stands above is not asked there.
+    threads: bool = False
     # Without `--all` only these run: the rest takes longer than a CI has.
     always: bool = False
 
@@ -113,6 +115,9 @@ ROPEWAY_SPOILED = replace(
     config=ropeway("shm").config | {"kv_connector_module_path": "e2e_shims.spoiled"},
     environment={"ROPEWAY_E2E_SPOILS": "ropeway.vllm.connector:RopewayConnector"})
 
+# The connector of the NPUs' vLLM, by itself.
+ASCEND = Connector("MooncakeConnectorV1", "drop-in", {}, ropeway=True)
+
 # Kthena speaks NIXL's dialect only, also under the type name `mooncake`.
 NIXL_ROUTERS = ("proxy", "proxy-absent", "vllm-router", "kthena-like")
 MOONCAKE_ROUTERS = ("proxy", "vllm-router")
@@ -148,6 +153,7 @@ SCENARIOS = (
              timed=0),
     Scenario("ropeway-mla", ropeway("shm"), "mla", routers=("proxy",), rounds=("sequential",), reference="mooncake-mla",
              timed=0),
+    Scenario("vllm-ascend-threads", ASCEND, "caches", vllm="0.23.0", routers=(), threads=True),
 )
 
 
@@ -163,8 +169,9 @@ def chosen(only: list[str], every: bool) -> list[Scenario]:
 
 
 def needs(chosen: list[Scenario]) -> list[str]:
-    """What must be there for these, each once: `vllm VERSION`, and `ropeway` for the package."""
+    """What must be there for these, each once: `vllm VERSION`, `ropeway` for the package, `cann` for a software CANN."""
     words = [f"vllm {one.vllm}" for one in chosen] + ["ropeway" for one in chosen if one.connector.ropeway]
+    words += ["cann" for one in chosen if one.threads]
     return list(dict.fromkeys(words))
 
 

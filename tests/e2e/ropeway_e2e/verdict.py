@@ -20,6 +20,8 @@ class Row:
     # As it must be: all passed, or in a control exactly those failed that must.
     good: bool = False
     control: bool = False
+    # Why it did not run, where something that it needs cannot be had.
+    skipped: str = ""
     outputs_equal: bool = False
     prompts: int = 0
     tokens_external: int = 0
@@ -37,7 +39,13 @@ class Row:
         return [finding for finding in self.findings if not finding.passed]
 
     @property
+    def bad(self) -> bool:
+        return not self.good and not self.skipped
+
+    @property
     def word(self) -> str:
+        if self.skipped:
+            return "skipped"
         if self.control:
             return "fails, as it must" if self.good else "CONTROL NOT AS EXPECTED"
         return "pass" if self.good else "FAIL"
@@ -55,7 +63,7 @@ def cells(row: Row) -> list[str]:
     times = row.times_ms
     return [
         row.connector, row.transport, row.router, row.model, row.vllm, row.word,
-        f"{'equal' if row.outputs_equal else 'DIFFER'} ({row.prompts})", f"{row.tokens_external}/{row.tokens_local}",
+        "-" if row.skipped else f"{'equal' if row.outputs_equal else 'DIFFER'} ({row.prompts})", f"{row.tokens_external}/{row.tokens_local}",
         number(times.get("first_token_ms")), number(times.get("single_first_token_ms")),
         number(times.get("decode_leg_ms")), number(times.get("decode_leg_cached_ms")),
         number(times.get("connector_transfer_ms"), 1),
@@ -75,9 +83,10 @@ def table(rows: list[Row]) -> str:
             text.append(f"{row.scenario} behind {row.router}: {finding.check}:")
             text += [f"    {line}" for line in finding.wrong[:6]]
             text += [f"    and {len(finding.wrong) - 6} more"] if len(finding.wrong) > 6 else []
-    passed = sum(row.good for row in rows)
+    passed, skipped = sum(row.good for row in rows), sum(bool(row.skipped) for row in rows)
     # In the form that a reader of test runs looks for.
-    return "\n".join([*text, "", f"{passed} passed, {len(rows) - passed} failed"])
+    last = f"{passed} passed, {len(rows) - passed - skipped} failed" + (f", {skipped} skipped" if skipped else "")
+    return "\n".join([*text, "", last])
 
 
 def save(rows: list[Row], folder: Path) -> None:

@@ -113,6 +113,8 @@ def test_what_scenarios_need_is_told_once_and_why_others_are_left_out():
     other = next(one for one in scenarios.SCENARIOS if not one.connector.ropeway and not one.always)
     assert scenarios.needs([ours, ours]) == [f"vllm {ours.vllm}", "ropeway"]
     assert scenarios.needs([other]) == [f"vllm {other.vllm}"]
+    caches = next(one for one in scenarios.SCENARIOS if one.threads)
+    assert scenarios.needs([caches]) == [f"vllm {caches.vllm}", "ropeway", "cann"]
     assert "--all" in scenarios.left_out(other, []) and "--only" in scenarios.left_out(other, [ours.name])
     with pytest.raises(Failed, match="needs Ropeway's package"):
         pair.Instances(ours, sys.executable, HERE, HERE, HERE)

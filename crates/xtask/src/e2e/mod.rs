@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::python;
+use crate::sim_cann;
 use crate::stage::Outcome;
 use crate::step::Step;
 use crate::tools;
@@ -52,13 +53,14 @@ fn prove(options: &EndToEnd) -> Result<(), String> {
     let out = options.out.clone().unwrap_or_else(|| tools::target().join("e2e"));
     let mut run = harness("run", options).arg("--cache").arg(venv::folder()).arg("--out").arg(out);
     for need in harness("needs", options).quietly()?.lines() {
-        run = match need.strip_prefix("vllm ") {
-            Some(version) => {
+        run = match (need, need.strip_prefix("vllm ")) {
+            (_, Some(version)) => {
                 let python = venv::ready(version)?;
                 venv::libraries(&python)?;
                 run.arg("--python").arg(format!("{version}={}", python.display()))
             }
-            None => run.arg("--ropeway").arg(package()?),
+            ("cann", None) => run.arg("--cann").arg(sim_cann::for_tests()?),
+            _ => run.arg("--ropeway").arg(package()?),
         };
     }
     run.run().map(drop).map_err(|(_, why)| why)
