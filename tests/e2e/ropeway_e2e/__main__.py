@@ -23,8 +23,7 @@ def main() -> int:
         return 2
     if arguments.command == "list":
         for one in chosen:
-            print(f"{one.name:<18} {one.connector.name} over {one.connector.transport}, {one.model}, vLLM {one.vllm}, "
-                  f"behind {', '.join(one.routers) or 'no router'}")
+            print(f"{one.name:<18} {one.line}")
         return 0
     if arguments.command == "needs":
         print("\n".join(scenarios.needs(chosen)))
@@ -37,12 +36,12 @@ def main() -> int:
         rows += run.scenario(one)
         verdict.save(rows, arguments.out)
     print(f"\n{verdict.table(rows)}")
-    for one in scenarios.SCENARIOS:
+    for one in scenarios.EVERYTHING:
         if one not in chosen:
             print(f"skipped: {one.name}: {scenarios.left_out(one, arguments.only)}")
     for row in rows:
         if row.skipped:
-            print(f"skipped: {row.scenario}, {row.transport}: {row.skipped}")
+            print(f"skipped: {row.scenario}: {row.skipped}")
     return 0 if any(row.good for row in rows) and not any(row.bad for row in rows) else 1
 
 

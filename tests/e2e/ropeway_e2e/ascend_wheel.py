@@ -8,12 +8,10 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+from .tools import NotToBeHad
+
 VERSION = "0.23.0"
 PACKAGE = "vllm_ascend"
-
-
-class Missing(Exception):
-    """The wheel cannot be had, or is not what it was; why."""
 
 
 def ready(python: str, cache: Path) -> Path:
@@ -25,7 +23,7 @@ def ready(python: str, cache: Path) -> Path:
     if not (folder / "RECORD").exists():
         fetch(python, folder)
     if changed := other(folder):
-        raise Missing(f"{folder}: {len(changed)} files are not the wheel's, as {changed[0]}; delete the folder")
+        raise NotToBeHad(f"{folder}: {len(changed)} files are not the wheel's, as {changed[0]}; delete the folder")
     return folder / "site"
 
 
@@ -40,7 +38,7 @@ def fetch(python: str, folder: Path) -> None:
     found = list(load.glob("*.whl"))
     if done.returncode or len(found) != 1:
         last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
-        raise Missing(f"pip download vllm-ascend=={VERSION}: {last}")
+        raise NotToBeHad(f"pip download vllm-ascend=={VERSION}: {last}")
     with zipfile.ZipFile(found[0]) as wheel:
         wheel.extractall(folder / "site", [name for name in wheel.namelist() if source(name)])
         record = wheel.read(f"{PACKAGE}-{VERSION}.dist-info/RECORD")

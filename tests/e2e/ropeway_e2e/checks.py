@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from .client import Answer
 from .processes import Inside
+from .prompts import BLOCK
 
 EXTERNAL = "external_kv_transfer"
 # How vLLM calls the processes that hold KV caches.
@@ -44,6 +45,10 @@ class Seen:
     idle_cores: dict[str, float] = field(default_factory=dict)
     idle_cores_alone: float | None = None
     metrics_missing: list[str] = field(default_factory=list)
+    # Loads of the sequential round and their bytes, by the connector's own metrics, where it counts them.
+    loads: tuple[int, int] | None = None
+    # What the KV of a token takes, where all layers hold the same of each; None elsewhere.
+    token_bytes: int | None = None
     alive: dict[str, bool] = field(default_factory=dict)
     # By side: its processes and how many workers it has; not asked of connectors that do not say what is beneath.
     inside: dict[str, list[Inside]] = field(default_factory=dict)
@@ -172,6 +177,22 @@ def metrics_there(seen: Seen) -> list[str]:
     return [f"no metric {name}" for name in seen.metrics_missing]
 
 
+def loads_counted(seen: Seen) -> list[str]:
+    """The connector's own metrics tell of each load, and of the bytes of the blocks that came over."""
+    if seen.loads is None:
+        return []
+    moved = [one.sources[EXTERNAL] for one in seen.sequential if one.sources and one.sources[EXTERNAL]]
+    loads, counted = seen.loads
+    wrong = [] if loads == len(moved) else [f"{len(moved)} prompts came over, the metrics tell of {loads} loads"]
+    if seen.token_bytes is not None:
+        blocks = sum(-(-tokens // BLOCK) for tokens in moved)
+        most = blocks * BLOCK * seen.token_bytes
+        least = sum(moved) * seen.token_bytes
+        if not least <= counted <= most:
+            wrong.append(f"{sum(moved)} tokens came over, {least} to {most} bytes; the metrics tell of {counted}")
+    return wrong
+
+
 def engine_beneath(seen: Seen, thread: str | None, foreign: str | None) -> list[str]:
     """The engine that is meant does the work in every worker, and the one that it stands for is not even loaded."""
     wrong = [] if seen.inside else ["nobody looked"]
@@ -207,7 +228,7 @@ def idle_quiet(seen: Seen, most: float | None) -> list[str]:
 
 ALWAYS: tuple[Callable[[Seen], list[str]], ...] = (
     references_distinct, references_varied, control_computed, sequential_outputs_equal, prompts_transferred,
-    tokens_transferred, blocks_given_back, metrics_there, instances_alive, harness_whole,
+    tokens_transferred, blocks_given_back, metrics_there, loads_counted, instances_alive, harness_whole,
 )
 BY_ROUND: dict[str, Callable[[Seen], list[str]]] = {
     "concurrent": concurrent_outputs_equal, "primed": primed_outputs_equal, "disconnects": right_after_disconnects,

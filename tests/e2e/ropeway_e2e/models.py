@@ -57,6 +57,16 @@ def data_type(kind: str) -> str:
     return TYPES.get(kind, "float32")
 
 
+def token_bytes(kind: str) -> int | None:
+    """What the keys and values of a token take in all layers; None where layers differ in what they hold."""
+    values = KINDS[kind][2]
+    if kind not in ("llama", "qwen2"):
+        return None
+    width = values.get("head_dim", values["hidden_size"] // values["num_attention_heads"])
+    size = 2 if data_type(kind) == "bfloat16" else 4
+    return 2 * values["num_hidden_layers"] * values["num_key_value_heads"] * width * size
+
+
 def is_whole(folder: Path) -> bool:
     """Whether a kept model was finished: the folder is renamed into place when it is."""
     return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()

@@ -4,7 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
-from . import checks, rounds, threads
+from . import checks, models, rounds
 from .checks import Seen
 from .client import body_of, complete
 from .instance import Failed
@@ -15,7 +15,8 @@ from .prompts import ANSWER, resolve, suite
 from .proxy import Proxy
 from .reference import Reference, model, reference
 from .rounds import Entry
-from .scenarios import Scenario
+from .scenarios import Anything, Other, Scenario
+from .tools import Tools
 from .verdict import Row
 
 
@@ -32,12 +33,23 @@ class Run:
         # Tokens of scenarios that ran before, for those that trust them.
         self.tokens: dict[str, dict[str, list[int]]] = {}
 
-    def scenario(self, scenario: Scenario) -> list[Row]:
+    def other(self, proof: Other) -> list[Row]:
+        """The rows of what starts no pair of instances."""
+        say(f"{proof.name}: {proof.line}")
+        rows, logs = [], self.out / "logs"
+        for row in proof.rows(Tools(self.pythons[proof.vllm], self.cache, logs, self.package, self.cann)):
+            say(f"{proof.name}: {row.model} over {row.transport}, {row.router}: {row.word}, {row.seconds:.0f} s")
+            rows.append(row)
+        if not any(row.bad for row in rows):
+            shutil.rmtree(logs / proof.name, ignore_errors=True)
+        return rows
+
+    def scenario(self, scenario: Anything) -> list[Row]:
         """A row for each router; one that says why when the pair did not come up."""
+        if not isinstance(scenario, Scenario):
+            return self.other(scenario)
         say(f"{scenario.name}: {scenario.connector.name} over {scenario.connector.transport}, {scenario.model}")
         python, logs = self.pythons[scenario.vllm], self.out / "logs" / scenario.name
-        if scenario.threads:
-            return self.threads(scenario, python, logs)
         instances = None
         try:
             known = reference(scenario.model, scenario.vllm, python, self.cache, self.out / "logs")
@@ -55,16 +67,6 @@ class Run:
                 instances.stop()
         if instances is not None and all(row.good for row in rows):
             instances.forget()
-        return rows
-
-    def threads(self, scenario: Scenario, python: str, logs: Path) -> list[Row]:
-        """A row for each case of vllm-ascend's connector by itself."""
-        rows = []
-        for row in threads.rows(scenario, threads.Tools(python, self.cache, self.package, self.cann), logs):
-            say(f"{scenario.name}: {row.model} over {row.transport}, {row.router}: {row.word}, {row.seconds:.0f} s")
-            rows.append(row)
-        if not any(row.bad for row in rows):
-            shutil.rmtree(logs, ignore_errors=True)
         return rows
 
     def behind(self, instances: Instances, router: str, known: Reference, first: bool) -> Row:
@@ -105,6 +107,9 @@ class Run:
         seen.control = rounds.control(entry, known.answers)
         before = Metrics.of(entry.decode)
         seen.sequential = rounds.sequential(entry, seen.references)
+        if scenario.connector.load_bytes is not None and scenario.tensor_parallel == (1, 1):
+            seen.loads = loads_between(before, Metrics.of(entry.decode), scenario.connector.load_bytes)
+            seen.token_bytes = models.token_bytes(scenario.model)
         row.first_token_ms = {one.prompt: rounds.median([one.answer.first_s]) for one in seen.sequential}
         for name in scenario.rounds:
             if name in rounds.ROUNDS:
@@ -171,6 +176,12 @@ def idle(instances: Instances) -> dict[str, float]:
     """Cores that each side keeps busy with nothing to do."""
     used = idle_cores([process.pid for process in sides(instances).values()])
     return dict(zip(sides(instances), used))
+
+
+def loads_between(before: Metrics, after: Metrics, histogram: str) -> tuple[int, int]:
+    """Loads that a histogram of bytes counted meanwhile, and their bytes."""
+    count, total = (after.total(f"{histogram}_{what}") - before.total(f"{histogram}_{what}") for what in ("count", "sum"))
+    return int(count), int(total)
 
 
 def mean_between(before: Metrics, after: Metrics, histogram: str | None) -> float | None:

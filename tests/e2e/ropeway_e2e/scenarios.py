@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
+from .readme import Readme
+from .threads import Threads
+from .within import Serverless
+
 NEWEST = "0.32.0"
 
 
@@ -21,6 +25,8 @@ class Connector:
     dialect: str = "nixl"
     metrics: tuple[str, ...] = ()
     transfer_time: str | None = None
+    # A histogram with the bytes of each load, where a load brings whole blocks and nothing else.
+    load_bytes: str | None = None
     # Ropeway's package is put where Python finds it.
     ropeway: bool = False
     # Folders of `shims/` that come first in the path of modules.
@@ -51,10 +57,17 @@ class Scenario:
     must_fail: frozenset[str] = frozenset()
     timed: int = 5
     environment: dict[str, str] = field(default_factory=dict)
-    # vllm-ascend's connector by itself, see threads.py; most of what stands above is not asked there.
-    threads: bool = False
     # Without `--all` only these run: the rest takes longer than a CI has.
     always: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("ropeway",) if self.connector.ropeway else ()
+
+    @property
+    def line(self) -> str:
+        return (f"{self.connector.name} over {self.connector.transport}, {self.model}, vLLM {self.vllm}, "
+                f"behind {', '.join(self.routers)}")
 
 
 NIXL_METRICS = (
@@ -101,7 +114,8 @@ def ropeway(transport: str, own: dict | None = None, **config: object) -> Connec
         "RopewayConnector", transport,
         {"kv_connector": "RopewayConnector",
          "kv_connector_extra_config": {"ropeway": own}, **config},
-        metrics=ROPEWAY_METRICS, transfer_time="vllm:ropeway_xfer_time_seconds", ropeway=True, idle_cores_max=0.05)
+        metrics=ROPEWAY_METRICS, transfer_time="vllm:ropeway_xfer_time_seconds",
+        load_bytes="vllm:ropeway_bytes_transferred", ropeway=True, idle_cores_max=0.05)
 
 
 # A decode instance whose received KV is spoiled: proves that the comparison of tokens would notice.
@@ -114,9 +128,6 @@ ROPEWAY_SPOILED = replace(
     ropeway("shm"), transport="shm, spoiled",
     config=ropeway("shm").config | {"kv_connector_module_path": "e2e_shims.spoiled"},
     environment={"ROPEWAY_E2E_SPOILS": "ropeway.vllm.connector:RopewayConnector"})
-
-# The connector of the NPUs' vLLM, by itself.
-ASCEND = Connector("MooncakeConnectorV1", "drop-in", {}, ropeway=True)
 
 # Kthena speaks NIXL's dialect only, also under the type name `mooncake`.
 NIXL_ROUTERS = ("proxy", "proxy-absent", "vllm-router", "kthena-like")
@@ -153,29 +164,40 @@ SCENARIOS = (
              timed=0),
     Scenario("ropeway-mla", ropeway("shm"), "mla", routers=("proxy",), rounds=("sequential",), reference="mooncake-mla",
              timed=0),
-    Scenario("vllm-ascend-threads", ASCEND, "caches", vllm="0.23.0", routers=(), threads=True),
 )
 
 
-def chosen(only: list[str], every: bool) -> list[Scenario]:
-    """The scenarios to run, in their order. Raises ValueError for a name that is not there."""
-    known = {one.name: one for one in SCENARIOS}
+# What no pair of instances is started for.
+OTHERS = (
+    Threads("vllm-ascend-threads", "0.23.0"),
+    Readme("readme", NEWEST),
+    Serverless("inside", NEWEST, own=False),
+    Serverless("vllm-own-tests", NEWEST, own=True),
+)
+Other = Threads | Readme | Serverless
+Anything = Scenario | Other
+EVERYTHING: tuple[Anything, ...] = (*SCENARIOS, *OTHERS)
+
+
+def chosen(only: list[str], every: bool) -> list[Anything]:
+    """What to run, in its order. Raises ValueError for a name that is not there."""
+    known = {one.name: one for one in EVERYTHING}
     for name in only:
         if name not in known:
             raise ValueError(f"there is no scenario `{name}`; there are: {', '.join(known)}")
     if only:
-        return [one for one in SCENARIOS if one.name in only]
-    return [one for one in SCENARIOS if every or one.always]
+        return [one for one in EVERYTHING if one.name in only]
+    return [one for one in EVERYTHING if every or one.always]
 
 
-def needs(chosen: list[Scenario]) -> list[str]:
+def needs(chosen: list[Anything]) -> list[str]:
     """What must be there for these, each once: `vllm VERSION`, `ropeway` for the package, `cann` for a software CANN."""
-    words = [f"vllm {one.vllm}" for one in chosen] + ["ropeway" for one in chosen if one.connector.ropeway]
-    words += ["cann" for one in chosen if one.threads]
+    words = [f"vllm {one.vllm}" for one in chosen]
+    words += [word for one in chosen for word in one.needs]
     return list(dict.fromkeys(words))
 
 
-def left_out(scenario: Scenario, only: list[str]) -> str:
+def left_out(scenario: Anything, only: list[str]) -> str:
     """Why a scenario was not run."""
     if only:
         return "not named by --only"

@@ -15,7 +15,7 @@ from .checks import Finding
 from .instance import Failed
 from .processes import free_ports
 from .ranks import Nursery, Rank
-from .scenarios import Scenario
+from .tools import NotToBeHad, Tools
 from .verdict import Row
 
 HERE = Path(__file__).resolve().parent.parent
@@ -230,26 +230,33 @@ def judge_restart(lost: Seen, again: Seen, memory: str) -> list[Finding]:
 
 
 @dataclass(frozen=True)
-class Tools:
-    """An interpreter with vLLM, the cache of the harness, and folders with Ropeway's package and with the software CANN."""
+class Threads:
+    """All cases, by processes of their own: no server, no model."""
 
-    python: str
-    cache: Path
-    ropeway: Path | None
-    cann: Path | None
+    name: str
+    vllm: str
+    always: bool = False
+    needs: tuple[str, ...] = ("ropeway", "cann")
+
+    @property
+    def line(self) -> str:
+        return f"{CONNECTOR} by itself over the drop-in, vLLM {self.vllm}, no server"
+
+    def rows(self, tools: Tools) -> Iterator[Row]:
+        return rows(self, tools)
 
 
-def rows(scenario: Scenario, tools: Tools, logs: Path) -> Iterator[Row]:
+def rows(scenario: Threads, tools: Tools) -> Iterator[Row]:
     """A row for each case; they say why where something cannot be had."""
+    logs = tools.logs / scenario.name
+    package = tools.ropeway()
     try:
-        if tools.ropeway is None:
-            raise Failed("this needs Ropeway's package")
         site = ascend_wheel.ready(tools.python, tools.cache)
-    except ascend_wheel.Missing as why:
+    except NotToBeHad as why:
         yield skipped(scenario, CASES[0], str(why))
         return
     hbm = {"ROPEWAY_CANN_PATH": str(tools.cann), "ROPEWAY_SIM_HOST_VISIBLE": "1"} if tools.cann else {}
-    nursery = Nursery(tools.python, [tools.ropeway, site, HERE / "ascend"], hbm, logs)
+    nursery = Nursery(tools.python, [package, site, HERE / "ascend"], hbm, logs)
     try:
         nursery.wait_ready()
         for case in CASES:
@@ -263,7 +270,7 @@ def rows(scenario: Scenario, tools: Tools, logs: Path) -> Iterator[Row]:
         nursery.stop()
 
 
-def of_case(nursery: Nursery, scenario: Scenario, case: Case, logs: Path) -> Iterator[Row]:
+def of_case(nursery: Nursery, scenario: Threads, case: Case, logs: Path) -> Iterator[Row]:
     start, seen = time.monotonic(), Seen()
     for log in logs.glob("[PD]?.log"):
         log.unlink()
@@ -288,7 +295,7 @@ def of_case(nursery: Nursery, scenario: Scenario, case: Case, logs: Path) -> Ite
         pair.kill()
 
 
-def killed(pair: Pair, scenario: Scenario) -> Row:
+def killed(pair: Pair, scenario: Threads) -> Row:
     """The producer is killed and comes back at the same address, with the same id; then the consumer comes back too."""
     lost, again, small = Seen(), Seen(), [(130, 0), (200, 0)]
     before = list(pair.pulls)
@@ -313,7 +320,7 @@ def took(logs: Path) -> float | None:
     return statistics.median(found) if found else None
 
 
-def row(scenario: Scenario, case: Case, what: str, findings: list[Finding], seen: Seen) -> Row:
+def row(scenario: Threads, case: Case, what: str, findings: list[Finding], seen: Seen) -> Row:
     transport = TRANSPORTS[case.memory] + (", spoiled" if case.spoils else "")
     made = Row(scenario.name, CONNECTOR, transport, what, case.label, scenario.vllm)
     failed = {one.check for one in findings if not one.passed}
@@ -324,7 +331,7 @@ def row(scenario: Scenario, case: Case, what: str, findings: list[Finding], seen
     return made
 
 
-def skipped(scenario: Scenario, case: Case, why: str) -> Row:
+def skipped(scenario: Threads, case: Case, why: str) -> Row:
     made = row(scenario, case, "-", [], Seen())
     made.good, made.skipped = False, why
     return made

@@ -24,6 +24,8 @@ class Row:
     skipped: str = ""
     outputs_equal: bool = False
     prompts: int = 0
+    # Of a row without a pair of instances: how many tests passed, or commands were run.
+    tests: int | None = None
     tokens_external: int = 0
     tokens_local: int = 0
     times_ms: dict[str, float | None] = field(default_factory=dict)
@@ -61,6 +63,9 @@ def number(value: float | None, digits: int = 0) -> str:
 
 def cells(row: Row) -> list[str]:
     times = row.times_ms
+    if row.tests is not None:
+        head = [row.connector, row.transport, row.router, row.model, row.vllm, row.word, f"{row.tests} passed"]
+        return head + ["-"] * (len(HEADS) - len(head))
     return [
         row.connector, row.transport, row.router, row.model, row.vllm, row.word,
         "-" if row.skipped else f"{'equal' if row.outputs_equal else 'DIFFER'} ({row.prompts})", f"{row.tokens_external}/{row.tokens_local}",

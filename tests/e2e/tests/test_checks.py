@@ -84,6 +84,18 @@ def test_a_metric_that_is_not_there_is_seen():
     assert failed(observe(metrics=())) == {"metrics_there"}
 
 
+def test_metrics_that_count_other_loads_or_bytes_than_came_over_are_seen(good):
+    moved = [one for one in good.sequential if one.sources["external_kv_transfer"]]
+    bytes_of = sum(-(-one.sources["external_kv_transfer"] // prompts.BLOCK) for one in moved) * prompts.BLOCK * 10
+    true = {"loads": (len(moved), bytes_of), "token_bytes": 10}
+    assert failed(Seen(**vars(good) | true)) == set()
+    for wrong in ({"loads": (len(moved) - 1, bytes_of)}, {"loads": (0, 0)}, {"loads": (len(moved), bytes_of + 1)},
+                  {"token_bytes": 11}):
+        assert failed(Seen(**vars(good) | true | wrong)) == {"loads_counted"}, wrong
+    # Models whose layers differ have no such sum; their loads are counted all the same.
+    assert failed(Seen(**vars(good) | true | {"token_bytes": None, "loads": (0, 0)})) == {"loads_counted"}
+
+
 def test_answers_that_are_alike_are_no_references(good):
     seen = Seen(**vars(good) | {"references": good.references | {"one": good.references["two"]}})
     assert failed(seen) == {"references_distinct"}

@@ -96,13 +96,14 @@ def test_metrics_are_summed_over_engines_and_found_by_any_form_of_their_name():
 
 
 def test_every_scenario_can_be_built_and_chosen_by_name():
-    names = [one.name for one in scenarios.SCENARIOS]
+    names = [one.name for one in scenarios.EVERYTHING]
     assert len(set(names)) == len(names)
     assert [one.name for one in scenarios.chosen([], True)] == names
     assert [one.name for one in scenarios.chosen([names[-1], names[0]], False)] == [names[0], names[-1]]
     assert scenarios.chosen([], False), "without --all something is proven all the same"
     with pytest.raises(ValueError, match="no scenario `nothing`; there are: "):
         scenarios.chosen(["nothing"], False)
+    assert all(one.line for one in scenarios.EVERYTHING)
     for one in scenarios.SCENARIOS:
         json.dumps(one.connector.config)
         assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router", "kthena-like"}
@@ -113,7 +114,7 @@ def test_what_scenarios_need_is_told_once_and_why_others_are_left_out():
     other = next(one for one in scenarios.SCENARIOS if not one.connector.ropeway and not one.always)
     assert scenarios.needs([ours, ours]) == [f"vllm {ours.vllm}", "ropeway"]
     assert scenarios.needs([other]) == [f"vllm {other.vllm}"]
-    caches = next(one for one in scenarios.SCENARIOS if one.threads)
+    caches = next(one for one in scenarios.OTHERS if "cann" in one.needs)
     assert scenarios.needs([caches]) == [f"vllm {caches.vllm}", "ropeway", "cann"]
     assert "--all" in scenarios.left_out(other, []) and "--only" in scenarios.left_out(other, [ours.name])
     with pytest.raises(Failed, match="needs Ropeway's package"):

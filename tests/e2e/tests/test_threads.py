@@ -12,9 +12,10 @@ import pytest
 from ropeway_e2e import ascend_wheel, scenarios, threads, verdict
 from ropeway_e2e.instance import Failed
 from ropeway_e2e.ranks import Nursery
-from ropeway_e2e.threads import Case, Seen
+from ropeway_e2e.threads import Case, Seen, Threads
+from ropeway_e2e.tools import NotToBeHad, Tools
 
-SCENARIO = next(one for one in scenarios.SCENARIOS if one.threads)
+SCENARIO = next(one for one in scenarios.OTHERS if isinstance(one, Threads))
 
 
 def seen(**wrong) -> Seen:
@@ -98,19 +99,18 @@ def test_the_wheels_sources_are_unpacked_once_and_a_changed_one_is_refused(tmp_p
     refuses = pip(tmp_path, "sys.exit('fetched again')")
     assert ascend_wheel.ready(refuses, tmp_path) == site
     (site / "vllm_ascend" / "__init__.py").write_text("x = 2\n")
-    with pytest.raises(ascend_wheel.Missing, match="not the wheel's, as vllm_ascend/__init__.py"):
+    with pytest.raises(NotToBeHad, match="not the wheel's, as vllm_ascend/__init__.py"):
         ascend_wheel.ready(refuses, tmp_path)
 
 
 def test_a_wheel_that_cannot_be_had_is_told_in_a_row_and_is_no_failure(tmp_path):
     python = pip(tmp_path, "sys.exit('ERROR: No matching distribution')")
-    tools = threads.Tools(python, tmp_path, tmp_path, None)
-    rows = list(threads.rows(SCENARIO, tools, tmp_path))
+    rows = list(SCENARIO.rows(Tools(python, tmp_path, tmp_path, tmp_path)))
     assert len(rows) == 1 and not rows[0].good and not rows[0].bad
     assert "No matching distribution" in rows[0].skipped
     assert verdict.table(rows).endswith("0 passed, 0 failed, 1 skipped")
     with pytest.raises(Failed, match="needs Ropeway's package"):
-        list(threads.rows(SCENARIO, threads.Tools(python, tmp_path, None, None), tmp_path))
+        list(SCENARIO.rows(Tools(python, tmp_path, tmp_path)))
 
 
 FAKE_WORKER = """
