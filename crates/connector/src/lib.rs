@@ -13,6 +13,8 @@
 
 pub mod config;
 pub mod facts;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod ids;
 pub mod layout;
 pub mod listener;

@@ -229,17 +229,21 @@ impl<'a> Reader<'a> {
         let kind = self.byte()?;
         let ticket = self.number()?;
         Ok(match kind {
-            LEND => {
-                Message::Lend { ticket, request: self.text()?, lease: self.name()?, blocks: self.groups()? }
-            }
+            LEND => Message::Lend {
+                ticket,
+                request: self.text()?,
+                lease: self.name()?,
+                blocks: self.groups(BLOCKS_MAX)?,
+            },
             TRACK => {
                 Message::Track { ticket, request: self.text()?, owner: self.owner()?, lease: self.name()? }
             }
             PULL => Message::Pull {
                 ticket,
                 request: self.text()?,
-                local: self.groups()?,
-                remote: self.groups()?,
+                // As many as vLLM gave it; what is read of them is limited by the producer's lease.
+                local: self.groups(self.bytes.len())?,
+                remote: self.groups(BLOCKS_MAX)?,
                 tokens: self.number()?..self.number()?,
             },
             DROP => Message::Drop { ticket },
@@ -280,9 +284,8 @@ impl<'a> Reader<'a> {
         String::from_utf8(bytes.to_vec()).map_err(|_| self.wrong("a request id that is no text"))
     }
 
-    fn groups(&mut self) -> Result<Vec<Vec<u32>>, MetaError> {
+    fn groups(&mut self, mut left: usize) -> Result<Vec<Vec<u32>>, MetaError> {
         let count = self.count(GROUPS_MAX, "too many groups")?;
-        let mut left = BLOCKS_MAX;
         (0..count)
             .map(|_| {
                 let length = self.count(left, "too many blocks")?;

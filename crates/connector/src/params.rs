@@ -159,6 +159,8 @@ impl Remote {
             Some(Value::Object(own)) => own,
             None | Some(Value::Null) => {
                 let engine = map.get("remote_engine_id").and_then(Value::as_str).unwrap_or("unknown");
+                // A stranger chose it: the log takes no more than a name.
+                let engine: String = engine.chars().take(ENGINE_CHARS).collect();
                 return Err(format!(
                     "no \"ropeway\" object: the producer (engine_id {engine}) does not run this connector, or a \
                      proxy dropped the object"
@@ -188,6 +190,9 @@ impl Remote {
         })
     }
 }
+
+/// What of a stranger's engine id goes into the log.
+const ENGINE_CHARS: usize = 64;
 
 /// The word in place of a secret where both sides were given a key.
 const CLUSTER_KEY: &str = "cluster-key";

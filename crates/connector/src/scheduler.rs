@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::config::Role;
 use crate::meta::{self, Message, Ticket};
-use crate::params::{Lent, Owner, Params, Remote};
+use crate::params::{BLOCKS_MAX, GROUPS_MAX, Lent, Owner, Params, Remote};
 
 /// Draws the name of a lease: [`ropeway::lease_name`], or a test's.
 pub type DrawName = Box<dyn FnMut() -> ropeway::Result<LeaseName> + Send>;
@@ -179,6 +179,12 @@ impl Scheduler {
         self.requests.insert(request.id.to_owned(), Entry { ticket, state });
     }
 
+    /// A request has arrived whose parameters are not even JSON: Python's `json` writes `NaN`, and nests deeper than others
+    /// read.
+    pub fn on_unreadable(&mut self, request: &str, why: &str) {
+        self.unusable(request, why);
+    }
+
     fn unusable(&mut self, request: &str, why: &str) {
         self.counts.unusable += 1;
         tracing::warn!(request, why, "kv_transfer_params are not used; the prompt is computed here");
@@ -256,11 +262,14 @@ impl Scheduler {
     }
 
     fn lend(&mut self, request: &str, how: Finish, blocks: Vec<Vec<u32>>, tokens: u64) -> Finished {
-        let empty = blocks.iter().all(Vec::is_empty);
+        let count: usize = blocks.iter().map(Vec::len).sum();
+        let lends = count > 0 && tokens > 0;
         let named = match (&self.owner, how) {
-            (Some(owner), Finish::Complete) if !empty && tokens > 0 => {
-                (self.draw)().map(|lease| Some((owner, lease)))
+            (_, Finish::Complete) if count > BLOCKS_MAX || blocks.len() > GROUPS_MAX => {
+                tracing::warn!(request, count, "nothing is lent: more blocks than a lease may hold");
+                Ok(None)
             }
+            (Some(owner), Finish::Complete) if lends => (self.draw)().map(|lease| Some((owner, lease))),
             (None, Finish::Complete) => {
                 tracing::warn!(request, "nothing is lent: the listener is not up");
                 Ok(None)

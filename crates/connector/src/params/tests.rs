@@ -130,6 +130,13 @@ fn a_flat_list_of_ids_is_one_group_and_too_many_are_refused() {
     assert!(matches!(Params::of(&said), Params::Unusable(why) if why.contains("64 is the limit")));
 }
 
+#[test]
+fn a_stranger_fills_no_log() {
+    let said = json!({"do_remote_prefill": true, "remote_engine_id": "x".repeat(100_000)});
+    let Params::Unusable(why) = Params::of(&said) else { panic!("it has no object of ours") };
+    assert!(why.len() < 300, "{} bytes", why.len());
+}
+
 proptest! {
     #[test]
     fn any_ids_survive_the_way(ids in prop::collection::vec(prop::collection::vec(any::<u32>(), 0..20), 0..5)) {

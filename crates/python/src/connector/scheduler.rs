@@ -67,12 +67,13 @@ impl Scheduler {
         Ok(address)
     }
 
-    /// A request has arrived; `params` are its kv_transfer_params as JSON.
-    fn on_new_request(&self, request: &str, params: Option<&str>) -> PyResult<()> {
-        let params = params.map_or(Ok(Value::Null), serde_json::from_str);
-        let params = params.map_err(|error| PyValueError::new_err(format!("kv_transfer_params: {error}")))?;
-        self.inner().on_new_request(NewRequest { id: request, params: &params });
-        Ok(())
+    /// A request has arrived; `params` are its kv_transfer_params as JSON. A client wrote them: what is not JSON costs the
+    /// request its pull, and nobody an exception.
+    fn on_new_request(&self, request: &str, params: Option<&str>) {
+        match params.map_or(Ok(Value::Null), serde_json::from_str) {
+            Ok(params) => self.inner().on_new_request(NewRequest { id: request, params: &params }),
+            Err(error) => self.inner().on_unreadable(request, &error.to_string()),
+        }
     }
 
     /// Tokens of a prompt that can be loaded beyond the first `here`, and whether they come between steps.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -66,6 +68,57 @@ def test_a_broken_prompt_is_not_lent(instance: Make) -> None:
                             num_computed_tokens=fakes.BLOCK, status=types.SimpleNamespace(name="FINISHED_ABORTED"))
     producer.scheduler.on_new_request(request)
     assert producer.scheduler.request_finished_all_groups(request, ([3],)) == (False, None)
+
+
+@pytest.mark.parametrize("strange", [
+    float("nan"), float("inf"), 10**400, "\ud800", {"\udfff": 1},
+    functools.reduce(lambda inner, _: [inner], range(200), 1),
+], ids=["not a number", "infinite", "long", "half a letter", "half a name", "deep"])
+def test_parameters_that_json_has_no_word_for_cost_the_request_its_pull_and_no_instance(
+        instance: Make, strange: object) -> None:
+    producer, consumer = instance("kv_producer"), instance("kv_consumer")
+    params = producer.lend("p", fakes.BLOCK, [3])
+    request = ask(consumer, "d", fakes.BLOCK, params | {"strange": strange})
+    assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
+    request = ask(consumer, "e", fakes.BLOCK, params)
+    assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (fakes.BLOCK, True)
+
+
+def instructions(work: Callable[[], object]) -> int:
+    """How many of Python's instructions it takes."""
+    counted = 0
+
+    def count(frame: types.FrameType, event: str, _argument: object) -> Any:
+        nonlocal counted
+        frame.f_trace_opcodes = True
+        counted += event == "opcode"
+        return count
+
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return counted
+
+
+def test_python_does_no_more_for_a_prompt_of_many_blocks_than_for_one_of_few(instance: Make) -> None:
+    producer, consumer = instance("kv_producer"), instance("kv_consumer")
+
+    def whole_life(name: str, blocks: int) -> None:
+        ids, tokens = list(range(blocks)), blocks * fakes.BLOCK
+        params = producer.lend(name, tokens, ids)
+        producer.scheduler.build_connector_meta(None)
+        request = ask(consumer, name, tokens, params)
+        loaded, _ = consumer.scheduler.get_num_new_matched_tokens(request, 0)
+        assert loaded == tokens
+        consumer.scheduler.update_state_after_alloc(request, fakes.Blocks(ids), loaded)
+        assert len(consumer.scheduler.build_connector_meta(None).messages) > 2 * blocks
+
+    whole_life("first", 10)
+    few, many = (
+        instructions(functools.partial(whole_life, f"of {blocks}", blocks)) for blocks in (10, 10_000))
+    assert few == many
 
 
 def test_a_request_without_parameters_is_left_alone(instance: Make) -> None:

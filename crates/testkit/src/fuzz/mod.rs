@@ -67,8 +67,15 @@ impl Target {
 /// # Panics
 /// As the target does; the input is printed as a hex string through the panic's message.
 pub fn fuzz_smoke(target: Target, seed: u64, iterations: u64) {
-    let corpus = target.corpus();
-    corpus.iter().for_each(|input| target.run(input));
+    smoke_with(&format!("{target:?}"), &target.corpus(), |data| target.run(data), seed, iterations);
+}
+
+/// As [`fuzz_smoke`], for a target of a crate above this one.
+///
+/// # Panics
+/// Likewise.
+pub fn smoke_with(name: &str, corpus: &[Vec<u8>], run: impl Fn(&[u8]), seed: u64, iterations: u64) {
+    corpus.iter().for_each(|input| run(input));
     let mut rng = Rng::new(seed);
     for iteration in 0..iterations {
         let mut data = match corpus.get(rng.below(corpus.len() as u64 + 1) as usize) {
@@ -78,12 +85,12 @@ pub fn fuzz_smoke(target: Target, seed: u64, iterations: u64) {
         for _ in 0..rng.below(6) {
             mutate(&mut data, &mut rng);
         }
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target.run(&data))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&data))) {
             let hex: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
             let why = panic.downcast_ref::<String>().cloned();
             let why = why.or_else(|| panic.downcast_ref::<&str>().map(|why| (*why).to_owned()));
             match why {
-                Some(why) => panic!("{target:?}, SEED={seed}, iteration {iteration}, input {hex}: {why}"),
+                Some(why) => panic!("{name}, SEED={seed}, iteration {iteration}, input {hex}: {why}"),
                 None => resume_unwind(panic),
             }
         }

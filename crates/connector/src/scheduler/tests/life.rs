@@ -1,6 +1,7 @@
 //! The lives of single requests, call by call as vLLM makes them.
 
 use super::*;
+use crate::params::{BLOCKS_MAX, GROUPS_MAX};
 
 fn arrive(scheduler: &mut Scheduler, id: &str, params: &Value) {
     scheduler.on_new_request(NewRequest { id, params });
@@ -216,4 +217,23 @@ fn the_end_of_a_prompt_is_left_out_once_and_loaded_by_nobody() {
     arrive(&mut scheduler, "here", &computed(7, &[vec![5, 6]], 38));
     assert_eq!((scheduler.left_out("here", 40), scheduler.left_out("plain", 40)), (0, 0));
     assert_eq!(scheduler.matched("here", 40, 0), some(38));
+}
+
+#[test]
+fn more_blocks_than_a_lease_may_hold_are_not_lent() {
+    let mut scheduler = scheduler();
+    for (blocks, groups) in [(BLOCKS_MAX + 1, 1), (BLOCKS_MAX, 2), (1, GROUPS_MAX + 1)] {
+        scheduler.on_new_request(NewRequest { id: "r", params: &produce() });
+        let finished = scheduler.finished("r", Finish::Complete, vec![vec![1; blocks]; groups], 16);
+        assert_eq!(finished, Finished::default(), "{groups} groups of {blocks}");
+    }
+    assert!(scheduler.is_empty() && scheduler.build_meta().is_empty());
+}
+
+#[test]
+fn however_many_blocks_a_request_has_its_workers_understand_what_they_are_told() {
+    let mut scheduler = scheduler();
+    scheduler.on_new_request(NewRequest { id: "r", params: &computed(7, &[vec![1; BLOCKS_MAX]], 16) });
+    scheduler.allocated("r", vec![vec![1; BLOCKS_MAX]; 2], 16);
+    assert_eq!(meta::decode(&scheduler.build_meta()).map(|messages| messages.len()), Ok(2));
 }
