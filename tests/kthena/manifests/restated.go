@@ -40,9 +40,9 @@ func modelServing() v1.JSONSchemaProps {
 		"replicas": integer(1), "schedulerName": text(), "template": group,
 		"recoveryPolicy": text("ServingGroupRecreate", "RoleRecreate", "None"),
 		"rolloutStrategy": object([]string{"type"}, fields{
-			"type": text("ServingGroupRollingUpdate"),
+			"type": text("ServingGroupRollingUpdate", "RoleRollingUpdate"),
 			"rollingUpdateConfiguration": object(nil, fields{
-				"maxUnavailable": amount, "maxSurge": amount, "partition": integer()}),
+				"maxUnavailable": amount, "partition": amount}),
 		}),
 	})
 }
