@@ -84,6 +84,7 @@ pub use region::{Host, KeepAlive, Region};
 pub use ropeway_ascend::{Npu, NpuConfig};
 pub use ropeway_core::layout::{CacheLayout, Strided};
 pub use ropeway_core::machine::lease::Outcome;
+pub use ropeway_core::machine::quarantine::Cause;
 pub use ropeway_core::plan::{RawCopy, Rect, Slice};
 pub use ropeway_core::wire::{Auth, Descriptor, LeaseName, Secret, Token};
 pub use ropeway_core::{

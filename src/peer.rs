@@ -77,6 +77,11 @@ impl Peer {
         Self(Arc::new(PeerHandle { inner, shared: Arc::downgrade(shared), owns }))
     }
 
+    /// Its number in this engine, as texts and [`Quarantined`](crate::Quarantined) name it.
+    pub fn id(&self) -> PeerId {
+        self.0.inner.id()
+    }
+
     /// The peer's incarnation.
     pub fn incarnation(&self) -> Incarnation {
         self.0.inner.incarnation

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ropeway::{Cache, CloseReport, Completion, Engine, Error, ErrorKind, Result, Start};
+use ropeway::{Cache, Cause, CloseReport, Completion, Engine, Error, ErrorKind, Quarantined, Result, Start};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -30,7 +30,7 @@ use crate::config::Own;
 use crate::meta::{self, Ticket};
 use crate::stats::Stats;
 use claims::Held;
-use instances::Instances;
+use instances::{Instances, Names};
 use mapping::Mapper;
 use tickets::{Action, Reports, Tickets};
 
@@ -73,6 +73,7 @@ struct Inner {
     timing: Timing,
     ledger: Mutex<Ledger>,
     instances: Instances,
+    names: Names,
     /// Scratch caches made so far: each needs a name.
     arenas: AtomicU64,
     stats: Mutex<Stats>,
@@ -120,6 +121,7 @@ impl Worker {
             timing,
             ledger: Mutex::default(),
             instances: Instances::default(),
+            names: Names::default(),
             arenas: AtomicU64::new(0),
             stats: Mutex::default(),
             tasks: runtime.handle().clone(),
@@ -244,10 +246,7 @@ impl Inner {
             for end in &ends[..count] {
                 if let Completion::Fatal { bytes, .. } = end {
                     let held = self.engine.quarantined();
-                    let causes: Vec<String> = held
-                        .iter()
-                        .map(|held| format!("{} bytes for {:?} by {:?}", held.bytes, held.age, held.cause))
-                        .collect();
+                    let causes: Vec<String> = held.iter().map(|held| self.cause(held)).collect();
                     fatal = Some(format!(
                         "{bytes} bytes of KV cache were withheld longer than quarantine_fatal_after, since a peer may \
                          still write them: {}; restart this process",
@@ -259,6 +258,18 @@ impl Inner {
                 return fatal;
             }
         }
+    }
+
+    /// Memory that is withheld: how much, for how long, and for whose sake.
+    fn cause(&self, held: &Quarantined) -> String {
+        let seconds = held.age.as_secs();
+        let whose = match &held.cause {
+            Cause::Transfer { peer, transfer, .. } => {
+                format!("a read from {} that ended without proof ({transfer})", self.names.of(*peer))
+            }
+            other => format!("{other:?}"),
+        };
+        format!("{} bytes for {seconds} s by {whose}", held.bytes)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ropeway::{Cache, ErrorKind, Host, Incarnation, Peer, Region, Route};
+use ropeway::{Cache, ErrorKind, Host, Incarnation, Peer, PeerId, Region, Route};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::Inner;
@@ -16,6 +16,8 @@ use crate::table::{self, Instance};
 
 /// Instances that are remembered. One that was not met for long is forgotten first; meeting it again costs a handshake.
 const INSTANCES_MAX: usize = 256;
+/// Names of workers that are remembered.
+const NAMES_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(super) struct Instances(Mutex<HashMap<Incarnation, Met>>);
@@ -29,6 +31,8 @@ struct Met {
 pub(super) struct Known {
     pub(super) map: Box<dyn RouteMap>,
     instance: Instance,
+    /// Where its scheduler half listens, for people.
+    place: String,
     linked: Mutex<HashMap<usize, Arc<Once<Arc<Linked>>>>>,
 }
 
@@ -94,6 +98,27 @@ impl<T: Clone> Once<T> {
     }
 }
 
+/// What people call peers. Engines number them.
+#[derive(Default)]
+pub(super) struct Names(Mutex<HashMap<PeerId, String>>);
+
+impl Names {
+    fn remember(&self, peer: PeerId, name: String) {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= NAMES_MAX {
+            // Those that are met again are named again.
+            names.clear();
+        }
+        names.insert(peer, name);
+    }
+
+    /// Its name, or its number.
+    pub(super) fn of(&self, peer: PeerId) -> String {
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(&peer).cloned().unwrap_or_else(|| format!("peer {peer}"))
+    }
+}
+
 fn place<K: std::hash::Hash + Eq, T>(places: &Mutex<HashMap<K, Arc<Once<T>>>>, key: K) -> Arc<Once<T>> {
     let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(places.entry(key).or_default())
@@ -126,7 +151,9 @@ impl Inner {
             let mismatch = |text: String| Failure { kind: ErrorKind::Mismatch, text };
             let instance = Instance::decode(&note).map_err(|error| mismatch(error.to_string()))?;
             let map = self.mapper.map(&instance.about)?;
-            Ok(Arc::new(Known { map, instance, linked: Mutex::default() }))
+            let place =
+                owner.addresses.first().map_or_else(|| "this process".to_owned(), ToString::to_string);
+            Ok(Arc::new(Known { map, instance, place, linked: Mutex::default() }))
         };
         let met: Result<_, Failure> = met.await;
         if let Err(failure) = &met {
@@ -145,9 +172,11 @@ impl Inner {
         let make = async {
             let connected = async { self.engine.connect(descriptor, self.timing.connect)?.await }.await;
             let peer = connected.inspect_err(|error| {
-                tracing::warn!(rank, %error, "a producing worker cannot be reached");
+                let instance = &known.place;
+                tracing::warn!(rank, instance, %error, "a producing worker cannot be reached");
                 self.stats().num_failed_handshakes += 1;
             })?;
+            self.names.remember(peer.id(), format!("worker {rank} of the instance at {}", known.place));
             Ok(Arc::new(Linked { peer, routes: Mutex::default() }))
         };
         place(&known.linked, rank).get(|linked| linked.peer.is_connected(), make).await
@@ -164,7 +193,12 @@ impl Inner {
             let arena = known.map.scratch(share).map(|scratch| self.arena(&scratch)).transpose()?;
             let cache = arena.as_ref().map_or(&self.cache, |arena| &arena.cache);
             let options = known.map.route(share);
-            let route = linked.peer.route_with(cache, table::CACHE, options, self.timing.connect)?.await?;
+            let pending = linked.peer.route_with(cache, table::CACHE, options, self.timing.connect)?;
+            let route = pending.await.map_err(|error| {
+                let Failure { kind, text } = Failure::from(error);
+                let peer = self.names.of(linked.peer.id());
+                Failure { kind, text: format!("{text} ({peer})") }
+            })?;
             Ok(Arc::new(Way { route, arena }))
         };
         place(&linked.routes, share).get(|_| true, make).await
