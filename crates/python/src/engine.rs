@@ -81,6 +81,8 @@ impl Engine {
         };
         let inner = Arc::new(py.detach(|| open(opening))?);
         exit::remember(py, &inner)?;
+        // After it, so that at the end of the interpreter it ends before the engines are closed: their last words are noise.
+        py.import("ropeway._log")?.call_method0("start")?;
         Ok(Self { inner, process: Process::here() })
     }
 

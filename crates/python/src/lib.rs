@@ -17,6 +17,7 @@ mod fault;
 mod keep_alive;
 mod lease;
 mod limits;
+mod log;
 mod migrate;
 mod naming;
 mod npu;
@@ -42,6 +43,9 @@ fn _ropeway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     fault::add_exceptions(module)?;
     module.add_function(wrap_pyfunction!(migrate::migrate_config, module)?)?;
+    module.add_function(wrap_pyfunction!(log::keep_log, module)?)?;
+    module.add_function(wrap_pyfunction!(log::take_log, module)?)?;
+    module.add_function(wrap_pyfunction!(log::close_log, module)?)?;
     module.add_function(wrap_pyfunction!(naming::lease_name, module)?)?;
     module.add_function(wrap_pyfunction!(naming::descriptor_of, module)?)?;
     module.add_class::<bell::Bells>()?;

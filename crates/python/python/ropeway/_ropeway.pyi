@@ -49,10 +49,13 @@ __all__ = [
     "UnsupportedError",
     "_Bells",
     "__version__",
+    "close_log",
     "descriptor_of",
+    "keep_log",
     "lease_name",
     "migrate_config",
     "open_worker_engine",
+    "take_log",
 ]
 
 __version__: str
@@ -497,7 +500,10 @@ class ConnectorWorker:
     def open(self) -> tuple[int, int]: ...
     def close(self, timeout: float = 10.0) -> list[str]: ...
 
-def open_worker_engine(config: ConnectorConfig, number: int) -> Engine: ...
+def keep_log() -> None: ...
+def take_log() -> list[tuple[int, str, str]] | None: ...
+def close_log() -> None: ...
+def open_worker_engine(config: ConnectorConfig, number: int, npu: int | None = None) -> Engine: ...
 
 @final
 class Quarantined:

@@ -8,7 +8,7 @@ use pyo3::types::PyBytes;
 use ropeway::{Error, ErrorKind, Start};
 use ropeway_connector::config::Config as Checked;
 use ropeway_connector::layout::CacheSpec;
-use ropeway_connector::listener::worker_builder;
+use ropeway_connector::listener::{npu_config, worker_builder};
 use ropeway_connector::ranks::Side;
 use ropeway_connector::worker::matching::{About, RankMapper, publish};
 use ropeway_connector::worker::{self, Timing};
@@ -23,11 +23,22 @@ use crate::region::Region;
 use crate::seconds::duration;
 use crate::wait::aside;
 
-/// Opens the engine of a worker, with the configuration's address, secret, limits and transports.
+/// Opens the engine of a worker, with the configuration's address, secret, limits and transports, and with an NPU if its
+/// number is given.
 #[pyfunction]
-pub(super) fn open_worker_engine(py: Python<'_>, config: &Bound<'_, Config>, number: u16) -> Result<Engine> {
+#[pyo3(signature = (config, number, npu = None))]
+pub(super) fn open_worker_engine(
+    py: Python<'_>,
+    config: &Bound<'_, Config>,
+    number: u16,
+    npu: Option<u32>,
+) -> Result<Engine> {
     let config: Checked = config.get().0.clone();
-    let inner = Arc::new(py.detach(|| worker_builder(&config, number)?.open())?);
+    let open = || {
+        let builder = worker_builder(&config, number)?;
+        npu.into_iter().fold(builder, |builder, device| builder.npu(npu_config(&config, device))).open()
+    };
+    let inner = Arc::new(py.detach(open)?);
     exit::remember(py, &inner)?;
     Ok(Engine::of(inner))
 }
@@ -136,7 +147,11 @@ fn open(
     described: Described,
     regions: &[ropeway::Region],
 ) -> Result<(worker::Worker, Vec<u8>)> {
-    let Described { facts, topology, rank, groups, views } = described;
+    let Described { mut facts, topology, rank, groups, views } = described;
+    if let Ok(npu) = engine.npu() {
+        // Two generations of NPU are refused at the handshake.
+        facts.device = format!("ascend-{}", npu.cann().chip().name().to_lowercase());
+    }
     let storages: Vec<u64> = regions.iter().map(ropeway::Region::len).collect();
     let spec = CacheSpec::new(groups, &views, &storages, rank.shard(&topology));
     let spec = spec.map_err(|error| misuse("register", error.to_string()))?;
@@ -146,7 +161,7 @@ fn open(
     let side = Side { topology, layers: facts.layers, stages: vec![shape.clone(); topology.pp as usize] };
     let card = Card { facts: facts.clone(), topology, rank, shape, engine: engine_text };
     let card = serde_json::to_vec(&card).map_err(|error| misuse("register", error.to_string()))?;
-    let mapper = RankMapper::new(config, About { facts, side }, rank, spec);
+    let mapper = RankMapper::new(config, About { facts, side }, rank, spec).storages(regions);
     let worker = worker::Worker::new(engine, cache, Box::new(mapper), Timing::of(&config.own))?;
     Ok((worker, card))
 }

@@ -54,14 +54,19 @@ class Tensor:
         return self.storage
 
 
-def kv_caches(storage: Storage) -> dict[str, Tensor]:
-    strides = (HEADS * BLOCK * CONTENT, BLOCK * CONTENT, CONTENT, 1)
+def kv_caches(storage: Storage, block: int = BLOCK) -> dict[str, Tensor]:
+    """With blocks of so many tokens; the bytes of a layer stay the same."""
+    shape, strides = (BLOCKS * BLOCK // block, HEADS, block, CONTENT), (HEADS * block * CONTENT, block * CONTENT, CONTENT, 1)
     return {f"model.layers.{layer}.self_attn.attn":
-            Tensor(storage, layer * LAYER_BYTES, (BLOCKS, HEADS, BLOCK, CONTENT), strides) for layer in range(LAYERS)}
+            Tensor(storage, layer * LAYER_BYTES, shape, strides) for layer in range(LAYERS)}
 
 
 class FullAttentionSpec:
     block_size, head_size, sliding_window = BLOCK, CONTENT // 2, None
+
+
+class LongBlocksSpec(FullAttentionSpec):
+    block_size = 2 * BLOCK
 
 
 class SlidingWindowSpec(FullAttentionSpec):
@@ -83,16 +88,16 @@ class CacheConfig:
         self.transfer_group_ids = tuple(range(len(specs)))
 
 
-def vllm_config(role: str, **own: Any) -> Any:
+def vllm_config(role: str, device: str = "cpu", **own: Any) -> Any:
     extra = {"ropeway": own}
     transfer = types.SimpleNamespace(
         kv_role=role, engine_id="e", kv_connector_extra_config=extra, kv_load_failure_policy="fail")
     return types.SimpleNamespace(
         kv_transfer_config=transfer,
-        device_config=types.SimpleNamespace(device_type="cpu"),
+        device_config=types.SimpleNamespace(device_type=device),
         cache_config=types.SimpleNamespace(block_size=BLOCK),
         parallel_config=types.SimpleNamespace(
-            tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_rank=0),
+            tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_rank=0, data_parallel_size=1),
         model_config=types.SimpleNamespace(
             model="m", use_mla=False, get_total_num_kv_heads=lambda: HEADS,
             hf_text_config=types.SimpleNamespace(num_hidden_layers=LAYERS)))

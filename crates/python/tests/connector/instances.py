@@ -19,11 +19,15 @@ class Instance:
     """Both halves, over memory of its own."""
 
     def __init__(self, role: str, *specs: type, **own: Any) -> None:
-        connector = importlib.import_module("ropeway.vllm.connector")
-        config, caches = fakes.vllm_config(role, **own), fakes.CacheConfig(*specs)
-        self.worker = connector.RopewayConnector(config, fakes.Role.WORKER, caches)
         self.storage = fakes.Storage(fakes.LAYERS * fakes.LAYER_BYTES)
-        self.worker.register_kv_caches(fakes.kv_caches(self.storage))
+        block = specs[0].block_size if specs else fakes.BLOCK
+        self.open(fakes.vllm_config(role, **own), fakes.CacheConfig(*specs), fakes.kv_caches(self.storage, block))
+
+    def open(self, config: Any, caches: fakes.CacheConfig, tensors: Any) -> None:
+        """Starts both halves over these tensors."""
+        connector = importlib.import_module("ropeway.vllm.connector")
+        self.worker = connector.RopewayConnector(config, fakes.Role.WORKER, caches)
+        self.worker.register_kv_caches(tensors)
         self.scheduler = connector.RopewayConnector(config, fakes.Role.SCHEDULER, caches)
         self.scheduler.set_xfer_handshake_metadata_pp_aware({(0, 0): self.worker.get_handshake_metadata()})
         self.sent: set[str] = set()

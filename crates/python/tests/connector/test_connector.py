@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import sys
@@ -40,6 +41,27 @@ def test_kv_of_a_prompt_comes_over_and_both_sides_have_their_blocks_back(instanc
         assert consumer.bytes_of(layer, 7) == bytes([51 + layer]) * fakes.BLOCK_BYTES
     stats = consumer.worker.get_kv_connector_stats()
     assert stats.data["bytes_transferred"] == [2 * fakes.LAYERS * fakes.BLOCK_BYTES]
+
+
+def test_blocks_of_another_size_are_put_in_order(instance: Make) -> None:
+    producer, consumer = instance("kv_producer"), instance("kv_consumer", fakes.LongBlocksSpec)
+    ctypes.memmove(producer.storage.data_ptr(), bytes(range(256)) * (fakes.LAYERS * fakes.LAYER_BYTES // 256),
+                   fakes.LAYERS * fakes.LAYER_BYTES)
+    for layer in range(fakes.LAYERS):
+        producer.fill(layer, 3, 30 + layer)
+    params = producer.lend("p", 3 * fakes.BLOCK, [3, 9, 4])
+    request = ask(consumer, "d", 3 * fakes.BLOCK, params)
+    consumer.scheduler.update_state_after_alloc(request, fakes.Blocks([5, 6]), 3 * fakes.BLOCK)
+    until(lambda: consumer.received and producer.sent, producer, consumer)
+    assert (consumer.received, consumer.failed) == ({"d"}, set())
+    half = fakes.BLOCK * fakes.CONTENT * 4
+    for layer in range(fakes.LAYERS):
+        first, second, third = (producer.bytes_of(layer, block) for block in (3, 9, 4))
+        # A block of ours has a head of two of theirs, and then the other head.
+        long = consumer.bytes_of(layer, 10) + consumer.bytes_of(layer, 11)
+        assert long == first[:half] + second[:half] + first[half:] + second[half:]
+        assert consumer.bytes_of(layer, 12)[:half] == third[:half]
+        assert consumer.bytes_of(layer, 13)[:half] == third[half:]
 
 
 def test_a_load_that_cannot_be_is_told_as_received_and_as_failed(instance: Make) -> None:

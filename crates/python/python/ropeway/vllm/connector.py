@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ropeway import _log
 from ropeway import _ropeway as native
 from ropeway.vllm import generations
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
@@ -20,7 +21,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 if TYPE_CHECKING:
     import torch
 
-_log = logging.getLogger("vllm.ropeway")
+_logger = logging.getLogger("vllm.ropeway")
 _COMPLETE = {"FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION"}
 
 
@@ -55,9 +56,12 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
         self._scheduler: Any = None
         self._worker: Any = None
         if role == KVConnectorRole.SCHEDULER:
+            _log.start("vllm.ropeway")
             for warning in self._config.warnings:
-                _log.warning("%s", warning)
+                _logger.warning("%s", warning)
             parallel = vllm_config.parallel_config
+            for difference in self._undeclared(parallel):
+                _logger.warning("kv_connector_extra_config: %s", difference)
             sizes = (parallel.tensor_parallel_size, parallel.pipeline_parallel_size,
                      getattr(parallel, "decode_context_parallel_size", 1))
             self._scheduler = native.ConnectorScheduler(
@@ -67,6 +71,14 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
             from ropeway.vllm.worker import Worker
 
             self._worker = Worker(vllm_config, kv_cache_config, self._config)
+
+    def _undeclared(self, parallel: Any) -> list[str]:
+        """Sizes that the configuration declares of this instance and that it does not have."""
+        if self._config.produces == self._config.consumes:
+            return []
+        return self._config.contradictions(
+            self._config.produces, parallel.data_parallel_size, parallel.tensor_parallel_size,
+            parallel.pipeline_parallel_size)
 
     # The scheduler half.
 
@@ -114,7 +126,7 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
     def set_xfer_handshake_metadata(self, metadata: dict[Any, Handshake]) -> None:
         address = self._scheduler.show([worker.card for worker in metadata.values()])
         if address is not None:
-            _log.info("Ropeway lends at %s", address)
+            _logger.info("Ropeway lends at %s", address)
 
     def set_xfer_handshake_metadata_pp_aware(self, metadata: dict[tuple[int, int], Handshake]) -> None:
         self.set_xfer_handshake_metadata(metadata)

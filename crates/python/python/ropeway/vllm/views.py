@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+# By the number of axes, of a layer that is one tensor.
+_AXES = {
+    3: ["Block", "Slot", "Content"],
+    4: ["Block", "Head", "Slot", "Content"],
+    5: ["KeyValue", "Block", "Slot", "Head", "Content"],
+}
+_APART = ["Block", "Slot", "Head", "Content"]
+# ACL_FORMAT_FRACTAL_NZ.
+_FRACTAL = 29
 
 
 class Unsupported(ValueError):
@@ -63,23 +73,53 @@ def describe_views(
         for name in group.layer_names:
             if name not in kv_caches:
                 continue
-            tensor = kv_caches[name]
-            storage, offset = storage_of(tensor)
-            views.append(_view(name, tensor, index, storage, offset, total_kv_heads, use_mla))
+            for plane, tensor, axes, split in _planes(name, kv_caches[name], use_mla):
+                storage, offset = storage_of(tensor)
+                views.append({
+                    "layer": layer_number(name), "plane": plane, "group": index, "storage": storage, "offset": offset,
+                    "element_bytes": tensor.element_size(), "shape": list(tensor.shape),
+                    "strides": list(tensor.stride()), "axes": axes,
+                    "heads": {"Split": [total_kv_heads]} if split else "Replicated", "format": _format(tensor),
+                })
     return views
 
 
-def _view(
-    name: str, tensor: Any, group: int, storage: int, offset: int, total_kv_heads: int, use_mla: bool,
-) -> dict[str, Any]:
-    if not hasattr(tensor, "stride"):
-        raise Unsupported(f"layer {name!r}: caches that are {type(tensor).__name__}s are not supported yet")
-    shape, strides = list(tensor.shape), list(tensor.stride())
-    if len(shape) != 4:
-        raise Unsupported(f"layer {name!r}: a cache of shape {tuple(shape)} is not supported yet")
-    return {
-        "layer": layer_number(name), "plane": "latent" if use_mla else "kv", "group": group, "storage": storage,
-        "offset": offset, "element_bytes": tensor.element_size(), "shape": shape, "strides": strides,
-        "axes": ["Block", "Head", "Slot", "Content"],
-        "heads": "Replicated" if use_mla else {"Split": [total_kv_heads]}, "format": "Rows",
-    }
+def _planes(name: str, cache: Any, use_mla: bool) -> list[tuple[str, Any, list[str], bool]]:
+    """What a layer's cache consists of: each plane's name, tensor and axes, and whether its heads are split over ranks.
+
+    vLLM on the CPU has one tensor for a layer; vllm-ascend has several, each [block, token, head, content].
+    """
+    if not isinstance(cache, (tuple, list)):
+        axes = _AXES.get(len(getattr(cache, "shape", ())))
+        if axes is None or (axes[0] == "KeyValue" and cache.shape[0] != 2):
+            raise _unsupported(name, cache)
+        return [("latent" if use_mla else "kv", cache, axes, not use_mla)]
+    if any(len(tensor.shape) != 4 for tensor in cache):
+        raise _unsupported(name, cache)
+    planes = _names(cache, use_mla)
+    if planes is None:
+        raise _unsupported(name, cache)
+    return [(plane, tensor, _APART, plane in ("k", "v", "kv")) for plane, tensor in zip(planes, cache, strict=True)]
+
+
+def _names(cache: Sequence[Any], use_mla: bool) -> list[str] | None:
+    """The planes of a layer that is several tensors. An indexer's scale is known by its content of one value."""
+    tail: list[str] = []
+    if len(cache) > 2:
+        tail = ["indexer", "scale"] if cache[-1].shape[-1] == 1 else ["indexer"]
+    whole, apart = ("latent", ["latent", "rope"]) if use_mla else ("kv", ["k", "v"])
+    return {1: [whole, *tail], 2: [*apart, *tail]}.get(len(cache) - len(tail))
+
+
+def _format(tensor: Any) -> str:
+    """Whether an NPU keeps the rows as they are, or in its fractal order, which moves by whole blocks only."""
+    if tensor.device.type != "npu":
+        return "Rows"
+    torch_npu: Any = importlib.import_module("torch_npu")
+    return "Fractal" if torch_npu.get_npu_format(tensor) == _FRACTAL else "Rows"
+
+
+def _unsupported(name: str, cache: Any) -> Unsupported:
+    tensors = cache if isinstance(cache, (tuple, list)) else [cache]
+    shapes = ", ".join(str(tuple(getattr(tensor, "shape", ()))) for tensor in tensors)
+    return Unsupported(f"layer {name!r}: a {type(cache).__name__} of shape {shapes} is not supported yet")

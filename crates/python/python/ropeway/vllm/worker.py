@@ -8,11 +8,19 @@ from typing import Any
 
 import torch
 
+from ropeway import _log
 from ropeway import _ropeway as native
 from ropeway.vllm import views
 from ropeway.vllm.generations import Polled
 
-_log = logging.getLogger("vllm.ropeway")
+_logger = logging.getLogger("vllm.ropeway")
+
+
+def npu_of(vllm_config: Any) -> int | None:
+    """The number of this worker's NPU among those that the process sees; None off NPUs."""
+    if vllm_config.device_config.device_type != "npu":
+        return None
+    return int(torch.npu.current_device())
 
 
 class Worker:
@@ -24,7 +32,9 @@ class Worker:
         self._vllm, self._caches, self._config = vllm_config, kv_cache_config, config
         self._pp, self._tp = get_pp_group().rank_in_group, get_tp_group().rank_in_group
         tensor = vllm_config.parallel_config.tensor_parallel_size
-        self._engine = native.open_worker_engine(config, self._pp * tensor + self._tp)
+        _log.start("vllm.ropeway")
+        self._npu = npu_of(vllm_config)
+        self._engine = native.open_worker_engine(config, self._pp * tensor + self._tp, self._npu)
         self._zeros: Any = None
         self.native: Any = None
 
@@ -62,9 +72,20 @@ class Worker:
         self.native = native.ConnectorWorker(self._config, self._engine, json.dumps(described), regions)
 
     def start(self, messages: bytes) -> None:
-        """The messages of a step. On the CPU what was launched before is done by now."""
+        """The messages of a step. Blocks that it lends become readable, and loads begin, behind all that was launched before:
+        kernels that write what is lent, and kernels that still use what is loaded into. On the CPU it is done by now.
+        """
         if messages:
-            self.native.start(messages, None)
+            self.native.start(messages, None if self._npu is None else self._launched())
+
+    def _launched(self) -> native.Event:
+        """Fires when the compute stream has done all that was launched on it so far."""
+        event = torch.npu.Event()
+        event.record()
+        # torch_npu launches from a queue of its own, this recording too; asked for the stream's handle it waits until all of
+        # it has reached the device. An event that is not recorded yet would pass for one that is over.
+        _ = torch.npu.current_stream().npu_stream
+        return self._engine.npu_event(event.npu_event, event)
 
     def poll(self) -> Polled:
         """What is over. Raises when this process must be started again."""
@@ -72,7 +93,7 @@ class Worker:
         if fatal is not None:
             raise RuntimeError(fatal)
         for request, why, *_ in failed:
-            _log.warning("the KV of request %s did not come: %s", request, why)
+            _logger.warning("the KV of request %s did not come: %s", request, why)
         invalid = {
             block for _, _, lists, first in failed
             for ids, group in zip(lists, views.transfer_groups(self._caches), strict=True)
@@ -105,7 +126,8 @@ class Worker:
         import vllm
 
         model, caches = self._vllm.model_config, self._vllm.cache_config
-        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in kv_caches.values()})
+        tensors = [one for cache in kv_caches.values() for one in (cache if isinstance(cache, (tuple, list)) else [cache])]
+        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
         layout = getattr(self._caches, "kv_cache_layout", None) or "unnamed"
         return {
             "connector": 1, "model": model.model,
