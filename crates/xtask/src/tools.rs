@@ -1,6 +1,7 @@
 //! What the stages need beyond the toolchain: looked for first, installed when missing, and said before it is.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use crate::step::Step;
 
@@ -79,6 +80,9 @@ pub(crate) fn apt(packages: &str) -> Result<(), String> {
     if !found("apt-get") {
         return Err(format!("{packages} is not installed, and there is no apt-get to install it with"));
     }
+    // One at a time: the second of two would find apt locked.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     println!("installing through apt: {packages}");
     let root = Step::program("id").arg("-u").quietly().is_ok_and(|id| id.trim() == "0");
     let apt = |arguments: &str| {

@@ -181,7 +181,9 @@ def loads_counted(seen: Seen) -> list[str]:
     """The connector's own metrics tell of each load, and of the bytes of the blocks that came over."""
     if seen.loads is None:
         return []
-    moved = [one.sources[EXTERNAL] for one in seen.sequential if one.sources and one.sources[EXTERNAL]]
+    # vLLM computes the last token of a prompt that came over whole, and counts it so: of one token it counts no other.
+    moved = [one.sources[EXTERNAL] or 1 for one in seen.sequential
+             if one.sources and (one.sources[EXTERNAL] or one.length == 1)]
     loads, counted = seen.loads
     wrong = [] if loads == len(moved) else [f"{len(moved)} prompts came over, the metrics tell of {loads} loads"]
     if seen.token_bytes is not None:

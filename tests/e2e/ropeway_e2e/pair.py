@@ -21,12 +21,14 @@ class Instances:
     """Both processes. `logs` is kept when anything was wrong, and removed by `forget` when nothing was."""
 
     def __init__(self, scenario: Scenario, python: str, model: Path, logs: Path, cache: Path,
-                 package: Path | None = None) -> None:
+                 package: Path | None = None, cann: Path | None = None) -> None:
         self.scenario, self.python, self.model, self.logs, self.cache = scenario, python, model, logs, cache
         if scenario.connector.ropeway and package is None:
             raise Failed(f"{scenario.name} needs Ropeway's package: --ropeway names the folder")
-        # The key is good for this pair only.
-        self.package, self.key_file = package, logs / "key"
+        # The key is good for this pair only, and its NPUs are nobody else's.
+        self.package, self.cann, self.key_file, self.npus = package, cann, logs / "key", logs / "npus"
+        shutil.rmtree(self.npus, ignore_errors=True)
+        self.npus.mkdir(parents=True)
         new_key(self.key_file)
         self.bootstrap: int | None = None
         self.prefill = self.start("prefill")
@@ -43,7 +45,7 @@ class Instances:
         ports = {name: str(port) for name, port in zip(names, free_ports(len(names)))}
         if side == "prefill":
             self.bootstrap = int(ports["bootstrap_port"])
-        ports["key_file"] = str(self.key_file)
+        ports |= {"key_file": str(self.key_file), "cann": str(self.cann), "npus": str(self.npus)}
         environment = {name: filled(value, ports)
                        for name, value in (connector.environment | self.scenario.environment).items()}
         transfer = filled(connector.config, ports) | {"kv_role": ROLES[side]}

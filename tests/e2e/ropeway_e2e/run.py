@@ -54,7 +54,7 @@ class Run:
         try:
             known = reference(scenario.model, scenario.vllm, python, self.cache, self.out / "logs")
             made = model(scenario.model, python, self.cache)
-            instances = Instances(scenario, python, made, logs, self.cache, self.package)
+            instances = Instances(scenario, python, made, logs, self.cache, self.package, self.cann)
             say(f"{scenario.name}: both instances are up after {instances.wait_ready():.0f} s")
             rows = [self.behind(instances, router, known, first=router == scenario.routers[0])
                     for router in scenario.routers]

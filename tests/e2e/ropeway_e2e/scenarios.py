@@ -14,8 +14,9 @@ class Connector:
     """A connector as vLLM is told of it.
 
     Strings in `config` and `environment` may hold `{side_port}` and `{bootstrap_port}`: free ports, other ones for
-    each instance; and `{key_file}`: a file with a fresh key, the same for both. `metrics` must be on the decode
-    instance once KV was moved; `transfer_time` is a histogram there.
+    each instance; `{key_file}`: a file with a fresh key; `{cann}`, `{npus}`: a software CANN, and where its NPUs keep
+    their memory: the same for both. `metrics` must be on the decode instance once KV was moved; `transfer_time` is a
+    histogram there.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Connector:
     load_bytes: str | None = None
     # Ropeway's package is put where Python finds it.
     ropeway: bool = False
+    # A software CANN is laid out.
+    cann: bool = False
     # Folders of `shims/` that come first in the path of modules.
     before: tuple[str, ...] = ()
     # What must be beneath: a thread of that name in every worker, and in no process a library whose path has that part.
@@ -62,7 +65,7 @@ class Scenario:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return ("ropeway",) if self.connector.ropeway else ()
+        return ("ropeway",) * self.connector.ropeway + ("cann",) * self.connector.cann
 
     @property
     def line(self) -> str:
@@ -118,6 +121,22 @@ def ropeway(transport: str, own: dict | None = None, **config: object) -> Connec
         load_bytes="vllm:ropeway_bytes_transferred", ropeway=True, idle_cores_max=0.05)
 
 
+# A configuration as people have it from vllm-ascend's examples, which vLLM 0.23 takes as it stands: a fixed id that both
+# sides share, a port as a string, sizes that are not so, and fields that newer vLLM refuses.
+ROPEWAY_AS_FOUND = replace(ropeway("cma"), config={
+    "kv_connector": "RopewayConnector", "kv_buffer_device": "npu", "kv_parallel_size": 1, "kv_port": "{side_port}",
+    "engine_id": "0", "kv_rank": 0,
+    "kv_connector_extra_config": {
+        "prefill": {"dp_size": 2, "tp_size": 2}, "decode": {"dp_size": 2, "tp_size": 2},
+        "ropeway": {"first_contact_grace": GRACE_SECONDS}}})
+
+# Between two simulated NPUs: no figure of it says anything about a real one.
+ROPEWAY_HIXL = replace(
+    ropeway("hixl"), transport="hixl (simulated)", cann=True,
+    config=ropeway("hixl").config | {"kv_connector_module_path": "e2e_shims.simulated_hbm"},
+    environment={"ROPEWAY_CANN_PATH": "{cann}", "ROPEWAY_HCCN_CONF": "{cann}/etc/node0/hccn.conf", "ROPEWAY_NODE": "node0",
+                 "ROPEWAY_SIM_STATE": "{npus}", "ROPEWAY_SIM_HOST_VISIBLE": "1"})
+
 # A decode instance whose received KV is spoiled: proves that the comparison of tokens would notice.
 SPOILED = replace(
     MOONCAKE, transport="tcp, spoiled",
@@ -141,16 +160,21 @@ SCENARIOS = (
     Scenario("ropeway-shm", ropeway("shm"), kill=True, always=True),
     Scenario("ropeway-cma", ropeway("cma"), routers=("proxy",)),
     # Also a cache that no other process could map.
-    Scenario("ropeway-tcp", ropeway("tcp", {"shared_memory": False}), routers=NIXL_ROUTERS, kill=True),
+    Scenario("ropeway-tcp", ropeway("tcp", {"shared_memory": False}), routers=("proxy", "vllm-router", "kthena-like"),
+             always=True),
+    Scenario("ropeway-hixl", ROPEWAY_HIXL, routers=("proxy",), kill=True, timed=0, always=True),
     Scenario("ropeway-spoiled", ROPEWAY_SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
     Scenario("ropeway-qwen2", ropeway("shm"), "qwen2", routers=("proxy",), timed=0),
-    Scenario("ropeway-gemma3", ropeway("shm"), "gemma3", routers=("proxy",), kill=True, timed=0),
+    Scenario("ropeway-gemma3", ropeway("shm"), "gemma3", routers=("proxy",), timed=0, always=True),
     Scenario("ropeway-tp", ropeway("tcp"), routers=("proxy",), tensor_parallel=(2, 1)),
     # vLLM computes what did not come, in place of an error.
     Scenario("ropeway-recompute", ropeway("cma", kv_load_failure_policy="recompute"), routers=("proxy",), kill=True,
              timed=0),
-    Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS, always=True),
+    # They allocate their caches as they please: no other process maps them.
+    Scenario("ropeway-0.27", ropeway("cma"), vllm="0.27.1", routers=("proxy",)),
+    Scenario("ropeway-0.23", ROPEWAY_AS_FOUND, vllm="0.23.0", routers=("proxy",), timed=0, always=True),
+    Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
@@ -170,9 +194,9 @@ SCENARIOS = (
 # What no pair of instances is started for.
 OTHERS = (
     Threads("vllm-ascend-threads", "0.23.0"),
-    Readme("readme", NEWEST),
-    Serverless("inside", NEWEST, own=False),
-    Serverless("vllm-own-tests", NEWEST, own=True),
+    Readme("readme", NEWEST, always=True),
+    Serverless("inside", NEWEST, own=False, always=True),
+    Serverless("vllm-own-tests", NEWEST, own=True, always=True),
 )
 Other = Threads | Readme | Serverless
 Anything = Scenario | Other

@@ -3,8 +3,10 @@
 
 mod venv;
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use clap::Args;
 
@@ -52,18 +54,39 @@ fn prove(options: &EndToEnd) -> Result<(), String> {
     }
     let out = options.out.clone().unwrap_or_else(|| tools::target().join("e2e"));
     let mut run = harness("run", options).arg("--cache").arg(venv::folder()).arg("--out").arg(out);
-    for need in harness("needs", options).quietly()?.lines() {
-        run = match (need, need.strip_prefix("vllm ")) {
-            (_, Some(version)) => {
-                let python = venv::ready(version)?;
-                venv::libraries(&python)?;
-                run.arg("--python").arg(format!("{version}={}", python.display()))
-            }
-            ("cann", None) => run.arg("--cann").arg(sim_cann::for_tests()?),
-            _ => run.arg("--ropeway").arg(package()?),
-        };
+    let needs = harness("needs", options).quietly()?;
+    let (versions, others): (Vec<&str>, Vec<&str>) =
+        needs.lines().partition(|need| need.starts_with(VERSION));
+    // pip waits for its downloads and unpacks on one core; cargo has the others meanwhile.
+    let (pythons, built) = thread::scope(|scope| {
+        let making: Vec<_> = versions.iter().map(|need| scope.spawn(|| environment(need))).collect();
+        let built: Result<Vec<_>, String> = others.iter().map(|need| build(need)).collect();
+        let ended = making.into_iter().map(|thread| thread.join().expect("it does not panic"));
+        (ended.collect::<Result<Vec<_>, String>>(), built)
+    });
+    for (option, value) in pythons?.into_iter().chain(built?) {
+        run = run.arg(option).arg(value);
     }
     run.run().map(drop).map_err(|(_, why)| why)
+}
+
+/// How the harness asks for a version of vLLM.
+const VERSION: &str = "vllm ";
+
+/// An environment with the version of vLLM that a scenario needs, as an option of the harness.
+fn environment(need: &str) -> Result<(&'static str, OsString), String> {
+    let version = need.strip_prefix(VERSION).unwrap_or(need);
+    let python = venv::ready(version)?;
+    venv::libraries(&python)?;
+    Ok(("--python", format!("{version}={}", python.display()).into()))
+}
+
+/// Something else that a scenario needs, built from this tree.
+fn build(need: &str) -> Result<(&'static str, OsString), String> {
+    Ok(match need {
+        "cann" => ("--cann", sim_cann::for_tests()?.into()),
+        _ => ("--ropeway", package()?.into()),
+    })
 }
 
 /// A folder with Ropeway's Python package as a user has it: a wheel of this tree, optimised, unpacked by pip.
