@@ -88,7 +88,7 @@ class CacheConfig:
         self.transfer_group_ids = tuple(range(len(specs)))
 
 
-def vllm_config(role: str, device: str = "cpu", **own: Any) -> Any:
+def vllm_config(role: str, device: str = "cpu", rank: int = 0, **own: Any) -> Any:
     extra = {"ropeway": own}
     transfer = types.SimpleNamespace(
         kv_role=role, engine_id="e", kv_connector_extra_config=extra, kv_load_failure_policy="fail")
@@ -97,7 +97,8 @@ def vllm_config(role: str, device: str = "cpu", **own: Any) -> Any:
         device_config=types.SimpleNamespace(device_type=device),
         cache_config=types.SimpleNamespace(block_size=BLOCK),
         parallel_config=types.SimpleNamespace(
-            tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_rank=0, data_parallel_size=1),
+            tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_rank=0, data_parallel_index=rank,
+            data_parallel_size=1),
         model_config=types.SimpleNamespace(
             model="m", use_mla=False, get_total_num_kv_heads=lambda: HEADS,
             hf_text_config=types.SimpleNamespace(num_hidden_layers=LAYERS)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
+import socket
 import sys
 import types
 from collections.abc import Callable
@@ -82,6 +83,16 @@ def test_an_aborted_request_gives_the_producer_its_blocks_back(instance: Make) -
     assert consumer.scheduler.request_finished_all_groups(request, ([],)) == (False, None)
     until(lambda: producer.sent, producer, consumer)
     assert consumer.received == set()
+
+
+def test_each_rank_of_a_model_without_experts_listens_at_a_port_of_its_own(instance: Make) -> None:
+    # vLLM runs such ranks as engines of their own, with a `data_parallel_rank` of 0 each.
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    ranks = [instance("kv_producer", rank=rank, port=port) for rank in range(2)]
+    lent = [rank.lend("p", fakes.BLOCK, [3])["ropeway"]["address"] for rank in ranks]
+    assert [int(address.rpartition(":")[2]) for address in lent] == [port, port + 1]
 
 
 def test_a_broken_prompt_is_not_lent(instance: Make) -> None:

@@ -66,7 +66,8 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
                      getattr(parallel, "decode_context_parallel_size", 1))
             self._scheduler = native.ConnectorScheduler(
                 self._config, engine_id=str(vllm_config.kv_transfer_config.engine_id), sizes=sizes,
-                backoff=0, dp_rank=parallel.data_parallel_rank)
+                # Of models without experts each rank is an engine of its own, whose `data_parallel_rank` is 0.
+                backoff=0, dp_rank=parallel.data_parallel_index)
         else:
             from ropeway.vllm.worker import Worker
 
