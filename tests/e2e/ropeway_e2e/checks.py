@@ -34,9 +34,10 @@ class Seen:
     concurrent: list[Asked] = field(default_factory=list)
     primed: list[Asked] = field(default_factory=list)
     after_disconnects: list[Asked] = field(default_factory=list)
-    # Requests whose prefill instance was killed before their KV was fetched, and requests once it was started again.
-    killed: list[Asked] = field(default_factory=list)
-    after_restart: list[Asked] = field(default_factory=list)
+    # Requests that a fault hit; ones that had no part in it while it lasted, None where nobody asked; and ones after it.
+    hit: list[Asked] = field(default_factory=list)
+    meanwhile: list[Asked] | None = None
+    after_fault: list[Asked] = field(default_factory=list)
     references: dict[str, list[int]] = field(default_factory=dict)
     # A prompt that went straight to the decode instance, without parameters of a transfer.
     control: Asked | None = None
@@ -151,10 +152,10 @@ def right_after_disconnects(seen: Seen) -> list[str]:
     return differing(seen.after_disconnects)
 
 
-def killed_never_wrong(seen: Seen) -> list[str]:
+def never_wrong(seen: Seen) -> list[str]:
     """A request that lost its KV may fail, or be computed again; it may not give other tokens, nor none for ever."""
-    wrong = [] if seen.killed else ["nothing was asked"]
-    for one in seen.killed:
+    wrong = [] if seen.hit else ["nothing was asked"]
+    for one in seen.hit:
         got = one.answer.tokens
         if got != one.expected[: len(got)]:
             wrong.append(f"{one.prompt}: {got} for {one.expected}")
@@ -163,8 +164,15 @@ def killed_never_wrong(seen: Seen) -> list[str]:
     return wrong
 
 
-def right_after_restart(seen: Seen) -> list[str]:
-    return differing(seen.after_restart) if seen.after_restart else ["nothing was asked"]
+def right_meanwhile(seen: Seen) -> list[str]:
+    """Whoever needs nobody else is served while another request waits for a peer that is silent."""
+    if seen.meanwhile is None:
+        return []
+    return differing(seen.meanwhile) if seen.meanwhile else ["nothing was asked"]
+
+
+def right_after_fault(seen: Seen) -> list[str]:
+    return differing(seen.after_fault) if seen.after_fault else ["nothing was asked"]
 
 
 def blocks_given_back(seen: Seen) -> list[str]:
@@ -252,8 +260,8 @@ def judge(seen: Seen, rounds: tuple[str, ...], idle_cores_max: float | None, thr
 
 
 def judge_fault(seen: Seen) -> list[Finding]:
-    """The checks of a killed and restarted prefill instance."""
-    checks = (killed_never_wrong, right_after_restart, blocks_given_back, instances_alive, harness_whole)
+    """The checks of what befell a pair."""
+    checks = (never_wrong, right_meanwhile, right_after_fault, blocks_given_back, instances_alive, harness_whole)
     return [Finding(check.__name__, tuple(check(seen))) for check in checks]
 
 

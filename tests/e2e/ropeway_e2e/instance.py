@@ -74,7 +74,7 @@ class Process:
     """A server process, its group, its port and its log."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], port: int, log: Path) -> None:
-        self.name, self.port, self.log = name, port, log
+        self.name, self.port, self.log, self.paused = name, port, log, False
         self.url = f"http://127.0.0.1:{port}"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
@@ -107,6 +107,20 @@ class Process:
                 return time.monotonic() - start
             time.sleep(0.3)
         raise Failed(f"{self.name} was not healthy after {seconds:.0f} s; log {self.log}:\n{self.tail()}")
+
+    def pause(self) -> None:
+        """Stops every process of the tree in its tracks: it lives, and does nothing."""
+        for pid in tree(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        self.paused = True
+
+    def resume(self) -> None:
+        """Lets it go on. Safe to call again."""
+        for pid in tree(self.pid) if self.paused else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self.paused = False
 
     def stop(self, seconds: float = 30) -> None:
         """Asks it to end, then ends what is left of its tree. Safe to call again."""

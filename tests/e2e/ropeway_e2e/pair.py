@@ -53,7 +53,7 @@ class Instances:
         path = [str(HERE / "shims" / folder) for folder in connector.before]
         path += [str(self.package)] if connector.ropeway else []
         setup = Setup(self.python, self.model, models.data_type(self.scenario.model), parallel, transfer, environment,
-                      path=tuple(path))
+                      self.scenario.arguments[0 if side == "prefill" else 1], path=tuple(path))
         return launch(f"{side} of {self.scenario.name}", setup, self.logs / f"{side}.log")
 
     def wait_ready(self) -> float:
@@ -62,6 +62,7 @@ class Instances:
 
     def stop(self) -> None:
         for process in (self.decode, self.prefill):
+            process.resume()
             process.stop()
 
     def forget(self) -> None:
@@ -104,6 +105,8 @@ def filled(value, ports: dict[str, str]):
     """The same value with the ports put in, wherever a string names one."""
     if isinstance(value, dict):
         return {key: filled(one, ports) for key, one in value.items()}
+    if isinstance(value, list):
+        return [filled(one, ports) for one in value]
     if isinstance(value, str):
         for name, port in ports.items():
             value = value.replace(f"{{{name}}}", port)

@@ -83,6 +83,10 @@ def sequential(entry: Entry, references: dict[str, list[int]]) -> list[Asked]:
 def concurrent(entry: Entry, references: dict[str, list[int]]) -> list[Asked]:
     """All prompts, several clients at a time, with cold caches."""
     entry.reset()
+    return at_once(entry, references)
+
+
+def at_once(entry: Entry, references: dict[str, list[int]]) -> list[Asked]:
     with ThreadPoolExecutor(CLIENTS) as clients:
         return list(clients.map(lambda prompt: ask(entry.url, prompt, references), suite()))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from . import checks, models, rounds
 from .checks import Seen
 from .client import body_of, complete
+from .faults import FAULTS
 from .instance import Failed
 from .metrics import Metrics
 from .pair import Instances
@@ -58,8 +59,7 @@ class Run:
             say(f"{scenario.name}: both instances are up after {instances.wait_ready():.0f} s")
             rows = [self.behind(instances, router, known, first=router == scenario.routers[0])
                     for router in scenario.routers]
-            if scenario.kill:
-                rows.append(self.killed(instances, known))
+            rows += [self.struck(instances, fault, known) for fault in scenario.faults]
         except (Failed, OSError) as error:
             rows = [broken(scenario, scenario.routers[0], str(error))]
         finally:
@@ -125,31 +125,24 @@ class Run:
             row.params = next((trip.params for trip in reversed(proxy.trips) if trip.params), None)
         self.tokens[scenario.name] = {one.prompt: one.answer.tokens for one in seen.sequential}
 
-    def killed(self, instances: Instances, known: Reference) -> Row:
-        """Kills the prefill instance when it has answered and lent its blocks, and starts it again."""
-        row, start = row_of(instances.scenario, "proxy, P killed"), time.monotonic()
+    def struck(self, instances: Instances, name: str, known: Reference) -> Row:
+        """What a fault of the pair shows."""
+        row, start = row_of(instances.scenario, f"proxy, {name}"), time.monotonic()
         seen = Seen(references=known.answers)
         try:
-            with instances.entry("proxy") as (entry, proxy):
-                entry.reset()
-                proxy.between = instances.prefill.kill
-                seen.killed = rounds.some(entry, known.answers, ("some",))
-            instances.prefill = instances.start("prefill")
-            say(f"{instances.scenario.name}: the prefill instance is back after "
-                f"{instances.prefill.wait_ready():.0f} s")
-            with instances.entry("proxy") as (entry, proxy):
-                seen.after_restart = rounds.some(entry, known.answers, ("block+1", "some", "longest"))
-                seen.held = entry.given_back()
+            FAULTS[name](instances, known, seen)
         except (Failed, OSError) as error:
             seen.broken.append(str(error))
         seen.alive = {side: process.answers() for side, process in sides(instances).items()}
         row.findings = checks.judge_fault(seen)
         row.good = checks.as_expected(row.findings, frozenset())
-        row.prompts = len(seen.killed) + len(seen.after_restart)
-        row.outputs_equal = not any("_never_" in f.check or "right_" in f.check for f in row.failed())
+        row.prompts = len(seen.hit) + len(seen.meanwhile or ()) + len(seen.after_fault)
+        row.outputs_equal = not any(f.check == "never_wrong" or "right_" in f.check for f in row.failed())
         row.seconds = round(time.monotonic() - start, 1)
-        say(f"{instances.scenario.name}, killed: {row.word}, {row.seconds:.0f} s; the client of the lost request was "
-            f"told: {[one.answer.error for one in seen.killed]}")
+        errors = {one.answer.error for one in seen.hit if one.answer.error}
+        longest = max((one.answer.total_s for one in seen.hit), default=0)
+        say(f"{instances.scenario.name}, {name}: {row.word}, {row.seconds:.0f} s; of {len(seen.hit)} requests that it hit, "
+            f"{sum(one.answer.error is not None for one in seen.hit)} failed, the last after {longest:.0f} s: {errors}")
         return row
 
     def expected(self, scenario: Scenario, entry: Entry, known: Reference) -> dict[str, list[int]]:

@@ -1,5 +1,6 @@
 """What is proven: each scenario is a record. A new connector or transport is a new record here, nothing else."""
 
+import json
 from dataclasses import dataclass, field, replace
 
 from .readme import Readme
@@ -52,8 +53,10 @@ class Scenario:
     routers: tuple[str, ...] = ("proxy", "proxy-absent", "vllm-router")
     tensor_parallel: tuple[int, int] = (1, 1)
     rounds: tuple[str, ...] = ("sequential", "concurrent", "primed", "disconnects")
-    # A further row: the prefill instance is killed between the legs of a request, and started again.
-    kill: bool = False
+    # More of vLLM's command line: of the prefill and of the decode instance.
+    arguments: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    # Further rows: what befalls the pair, by the names of `faults`.
+    faults: tuple[str, ...] = ()
     # Where the expected tokens come from: a single instance, or the scenario whose tokens are trusted.
     reference: str = "single"
     # Checks that must fail, and no others may: a control that proves that the checks see what they should.
@@ -115,7 +118,8 @@ def ropeway(transport: str, own: dict | None = None, **config: object) -> Connec
     own = {"transports": [transport], "first_contact_grace": GRACE_SECONDS, **(own or {})}
     return Connector(
         "RopewayConnector", transport,
-        {"kv_connector": "RopewayConnector",
+        # A free port: other pairs may run on this machine.
+        {"kv_connector": "RopewayConnector", "kv_port": 0,
          "kv_connector_extra_config": {"ropeway": own}, **config},
         metrics=ROPEWAY_METRICS, transfer_time="vllm:ropeway_xfer_time_seconds",
         load_bytes="vllm:ropeway_bytes_transferred", ropeway=True, idle_cores_max=0.05)
@@ -137,6 +141,18 @@ ROPEWAY_HIXL = replace(
     environment={"ROPEWAY_CANN_PATH": "{cann}", "ROPEWAY_HCCN_CONF": "{cann}/etc/node0/hccn.conf", "ROPEWAY_NODE": "node0",
                  "ROPEWAY_SIM_STATE": "{npus}", "ROPEWAY_SIM_HOST_VISIBLE": "1"})
 
+# As one of several: vLLM's example writes every prompt to files and takes it from there where nobody else has it.
+ROPEWAY_CHILD = replace(
+    ropeway("shm"), transport="shm, of two",
+    config={"kv_connector": "MultiConnector", "kv_connector_extra_config": {"connectors": [
+        ropeway("shm").config | {"kv_role": "kv_both"},
+        {"kv_connector": "ExampleConnector", "kv_role": "kv_both",
+         "kv_connector_extra_config": {"shared_storage_path": "{key_file}-{side_port}"}}]}})
+
+NGRAM = ("--speculative-config", json.dumps(
+    {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}))
+TWO_RANKS = ("--data-parallel-size", "2")
+
 # A decode instance whose received KV is spoiled: proves that the comparison of tokens would notice.
 SPOILED = replace(
     MOONCAKE, transport="tcp, spoiled",
@@ -154,26 +170,33 @@ MOONCAKE_ROUTERS = ("proxy", "vllm-router")
 WRONG_TOKENS = frozenset({"sequential_outputs_equal", "concurrent_outputs_equal"})
 
 SCENARIOS = (
-    Scenario("nixl", NIXL, routers=NIXL_ROUTERS, kill=True),
+    Scenario("nixl", NIXL, routers=NIXL_ROUTERS, faults=("P killed",)),
     Scenario("nixl-0.27", NIXL, vllm="0.27.1", routers=("proxy",)),
     Scenario("nixl-0.23", NIXL_PACKED, vllm="0.23.0", routers=("proxy",)),
-    Scenario("ropeway-shm", ropeway("shm"), kill=True, always=True),
+    Scenario("ropeway-shm", ropeway("shm"), faults=("P killed",), always=True),
     Scenario("ropeway-cma", ropeway("cma"), routers=("proxy",)),
     # Also a cache that no other process could map.
     Scenario("ropeway-tcp", ropeway("tcp", {"shared_memory": False}), routers=("proxy", "vllm-router", "kthena-like"),
              always=True),
-    Scenario("ropeway-hixl", ROPEWAY_HIXL, routers=("proxy",), kill=True, timed=0, always=True),
+    Scenario("ropeway-hixl", ROPEWAY_HIXL, routers=("proxy",), faults=("P killed",), timed=0, always=True),
     Scenario("ropeway-spoiled", ROPEWAY_SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
     Scenario("ropeway-qwen2", ropeway("shm"), "qwen2", routers=("proxy",), timed=0),
     Scenario("ropeway-gemma3", ropeway("shm"), "gemma3", routers=("proxy",), timed=0, always=True),
     Scenario("ropeway-tp", ropeway("tcp"), routers=("proxy",), tensor_parallel=(2, 1)),
     # vLLM computes what did not come, in place of an error.
-    Scenario("ropeway-recompute", ropeway("cma", kv_load_failure_policy="recompute"), routers=("proxy",), kill=True,
+    Scenario("ropeway-recompute", ropeway("cma", kv_load_failure_policy="recompute"), routers=("proxy",), faults=("P killed",),
              timed=0),
     # They allocate their caches as they please: no other process maps them.
     Scenario("ropeway-0.27", ropeway("cma"), vllm="0.27.1", routers=("proxy",)),
     Scenario("ropeway-0.23", ROPEWAY_AS_FOUND, vllm="0.23.0", routers=("proxy",), timed=0, always=True),
+    Scenario("ropeway-faults", ropeway("tcp"), routers=("proxy",), rounds=("sequential",),
+             faults=("P stopped", "D killed"), timed=0),
+    Scenario("ropeway-multi", ROPEWAY_CHILD, routers=("proxy",)),
+    # The second rank takes the port after.
+    Scenario("ropeway-dp", ropeway("tcp", kv_port="{side_port}"), routers=("proxy",), arguments=(TWO_RANKS, TWO_RANKS),
+             timed=0),
+    Scenario("ropeway-ngram", ropeway("shm"), routers=("proxy",), arguments=(NGRAM, NGRAM), timed=0),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),
     Scenario("spoiled", SPOILED, routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,

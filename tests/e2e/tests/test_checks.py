@@ -173,7 +173,7 @@ def test_a_request_that_lost_its_prefill_instance_may_fail_and_may_not_give_othe
     assert lost[0].answer.error is not None
     with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)]) as proxy:
         after = rounds.some(Entry(proxy.url, prefill.url, decode.url), known, names)
-    seen = Seen(killed=lost, after_restart=after, held={"decode": 0.0}, alive={"prefill": True})
+    seen = Seen(hit=lost, after_fault=after, held={"decode": 0.0}, alive={"prefill": True})
 
     def wrong(**changes) -> set[str]:
         findings = checks.judge_fault(Seen(**vars(seen) | changes))
@@ -182,8 +182,10 @@ def test_a_request_that_lost_its_prefill_instance_may_fail_and_may_not_give_othe
     assert wrong() == set()
     stale = Asked("some", 300, [1, 2], Answer(tokens=[1, 3], error="broke off"))
     hung = Asked("some", 300, [1, 2], Answer(error="TimeoutError: timed out"))
-    assert wrong(killed=[stale]) == wrong(killed=[hung]) == wrong(killed=[]) == {"killed_never_wrong"}
-    assert wrong(after_restart=[stale]) == wrong(after_restart=lost) == {"right_after_restart"}
+    assert wrong(hit=[stale]) == wrong(hit=[hung]) == wrong(hit=[]) == {"never_wrong"}
+    assert wrong(after_fault=[stale]) == wrong(after_fault=lost) == wrong(after_fault=[]) == {"right_after_fault"}
+    assert wrong(meanwhile=after) == set()
+    assert wrong(meanwhile=[hung]) == wrong(meanwhile=[]) == {"right_meanwhile"}
     assert wrong(held={"decode": 0.1}) == {"blocks_given_back"}
 
 
@@ -197,7 +199,8 @@ def test_a_client_that_leaves_between_the_legs_leaves_blocks_lent_that_nobody_as
         assert complete(entry.url, body_of([1, 2, 3], 8)).error is None, "the next client is served"
         left = len(decode.requests)
         rounds.disconnects(entry, references())
-    assert len(prefill.lent) == 2 and len(decode.requests) > left, "each round has one such client"
+    # Another may have left at that moment by chance.
+    assert len(prefill.lent) >= 2 and len(decode.requests) > left, "each round has one such client"
 
 
 def test_the_prompts_meet_short_lengths_block_edges_and_the_longest_that_fits():

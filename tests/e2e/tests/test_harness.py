@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from ropeway_e2e import pair, processes, scenarios, verdict
+from ropeway_e2e import faults, pair, processes, scenarios, verdict
 from ropeway_e2e.checks import Finding
 from ropeway_e2e.instance import HERE, Failed, Process
 from ropeway_e2e.metrics import Metrics
@@ -55,6 +55,16 @@ def test_a_tree_that_spins_is_told_from_one_that_sleeps():
         sleeping.kill()
 
 
+def stopped(pids: list[int], all_of_them: bool) -> bool:
+    """Whether soon all of them, or none, are stopped."""
+    deadline = time.monotonic() + 20
+    while {processes.stat(pid)[0] == "T" for pid in pids} != {all_of_them}:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 @pytest.mark.parametrize("way", ["stop", "kill"])
 def test_no_process_of_a_tree_outlives_its_end(way, tmp_path):
     process = start(FAMILY, tmp_path / "log")
@@ -65,6 +75,24 @@ def test_no_process_of_a_tree_outlives_its_end(way, tmp_path):
     getattr(process, way)()
     assert gone(pids)
     getattr(process, way)()
+
+
+def test_a_paused_tree_lives_and_does_nothing_until_it_goes_on(tmp_path):
+    process = start(FAMILY, tmp_path / "log")
+    try:
+        while "up" not in process.tail():
+            time.sleep(0.05)
+        pids = processes.tree(process.pid)
+        process.pause()
+        assert stopped(pids, True) and process.paused and process.child.poll() is None
+        process.resume()
+        assert stopped(pids, False) and not process.paused
+        process.pause()
+    finally:
+        # Also one that is paused ends.
+        process.resume()
+        process.stop()
+    assert gone(pids)
 
 
 def test_a_server_that_ends_instead_of_coming_up_is_told_with_the_end_of_its_log(tmp_path):
@@ -104,6 +132,7 @@ def test_every_scenario_can_be_built_and_chosen_by_name():
     with pytest.raises(ValueError, match="no scenario `nothing`; there are: "):
         scenarios.chosen(["nothing"], False)
     assert all(one.line for one in scenarios.EVERYTHING)
+    assert {fault for one in scenarios.SCENARIOS for fault in one.faults} == set(faults.FAULTS), "each is in a scenario"
     for one in scenarios.SCENARIOS:
         json.dumps(one.connector.config)
         assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router", "kthena-like"}
@@ -162,8 +191,8 @@ def test_a_mooncake_that_is_installed_cannot_be_imported_behind_the_one_that_ref
 
 def test_ports_are_put_in_wherever_a_configuration_names_them():
     ports = {"side_port": "7", "bootstrap_port": "8"}
-    assert pair.filled({"a": "{side_port}", "b": {"c": "x:{bootstrap_port}"}, "d": 4}, ports) == \
-        {"a": "7", "b": {"c": "x:8"}, "d": 4}
+    assert pair.filled({"a": "{side_port}", "b": {"c": "x:{bootstrap_port}"}, "d": [4, "{side_port}"]}, ports) == \
+        {"a": "7", "b": {"c": "x:8"}, "d": [4, "7"]}
 
 
 def test_the_verdict_tells_what_passed_what_failed_and_why(tmp_path):
