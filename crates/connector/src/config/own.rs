@@ -146,6 +146,11 @@ impl Own {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        if self.mode == Mode::Push {
+            return Err(ConfigError(format!(
+                "kv_connector_extra_config.{OWN}.mode is push, which is not built yet; leave it out, or write pull"
+            )));
+        }
         if self.insecure && self.psk_file.is_some() {
             return Err(ConfigError(format!(
                 "kv_connector_extra_config.{OWN}: insecure and a key file contradict each other; drop one \
