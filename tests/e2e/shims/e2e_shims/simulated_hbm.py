@@ -82,7 +82,8 @@ def npu_of(vllm_config):
     return Acl.device
 
 
-torch.npu = SimpleNamespace(Event=Event)
+# Nothing is queued on the host here.
+torch.npu = SimpleNamespace(Event=Event, current_stream=lambda: SimpleNamespace(npu_stream=Acl.stream))
 worker.npu_of = npu_of
 worker.Worker = Worker
 RopewayConnector = connector.RopewayConnector
