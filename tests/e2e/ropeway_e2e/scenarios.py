@@ -115,7 +115,7 @@ GRACE_SECONDS = 15
 
 def ropeway(transport: str, own: dict | None = None, **config: object) -> Connector:
     """This repository's connector over one transport, with keys of its own and of vLLM."""
-    own = {"transports": [transport], "port": 0, "first_contact_grace": GRACE_SECONDS, **(own or {})}
+    own = {"transports": [transport], "first_contact_grace": GRACE_SECONDS, **(own or {})}
     return Connector(
         "RopewayConnector", transport,
         # A free port: other pairs may run on this machine.
