@@ -45,7 +45,12 @@ def main() -> int:
     return 0 if any(row.good for row in rows) and not any(row.bad for row in rows) else 1
 
 
-def parse() -> argparse.Namespace:
+def absolute(path: str) -> Path:
+    """Programs are started in other folders than this one."""
+    return Path(path).absolute()
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="ropeway_e2e")
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("list", "needs", "run"):
@@ -53,12 +58,12 @@ def parse() -> argparse.Namespace:
         command.add_argument("--all", action="store_true")
         command.add_argument("--only", action="append", default=[], metavar="NAME")
         if name == "run":
-            command.add_argument("--cache", type=Path, required=True)
-            command.add_argument("--out", type=Path, required=True)
+            command.add_argument("--cache", type=absolute, required=True)
+            command.add_argument("--out", type=absolute, required=True)
             command.add_argument("--python", action="append", default=[], metavar="VERSION=PATH")
-            command.add_argument("--ropeway", type=Path, metavar="DIR")
-            command.add_argument("--cann", type=Path, metavar="DIR")
-    return parser.parse_args()
+            command.add_argument("--ropeway", type=absolute, metavar="DIR")
+            command.add_argument("--cann", type=absolute, metavar="DIR")
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":
