@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from ropeway_e2e import faults, pair, processes, scenarios, verdict
+from ropeway_e2e import __main__, faults, pair, processes, scenarios, verdict
 from ropeway_e2e.checks import Finding
 from ropeway_e2e.instance import HERE, Failed, Process
 from ropeway_e2e.metrics import Metrics
@@ -136,6 +136,11 @@ def test_every_scenario_can_be_built_and_chosen_by_name():
     for one in scenarios.SCENARIOS:
         json.dumps(one.connector.config)
         assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router", "kthena-like"}
+
+
+def test_folders_are_meant_from_where_the_harness_was_called():
+    given = __main__.parse(["run", "--cache", "a", "--out", "target/e2e", "--ropeway", "b", "--cann", "c"])
+    assert all(path.is_absolute() for path in (given.cache, given.out, given.ropeway, given.cann))
 
 
 def test_what_scenarios_need_is_told_once_and_why_others_are_left_out():
