@@ -2,7 +2,7 @@
 //! bytes, and documents that name things which exist.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -43,25 +43,34 @@ struct File {
     text: String,
 }
 
-/// All text files under the root but those that git would ignore.
-fn files(extensions: &[&str]) -> Vec<File> {
+/// All paths under the root but folders and what git would ignore.
+fn paths() -> Vec<PathBuf> {
     let mut folders = vec![root().to_path_buf()];
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder of the repository can be listed") {
             let path = entry.expect("a folder entry can be read").path();
             let name = path.file_name().and_then(|name| name.to_str()).expect("names are UTF-8").to_owned();
-            if path.is_dir() {
-                let ours =
-                    !matches!(name.as_str(), "target" | ".git" | "artifacts" | "corpus" | "__pycache__");
-                if ours {
-                    folders.push(path);
-                }
-            } else if extensions.iter().any(|extension| name.ends_with(extension)) {
-                found.push(File { path: relative(&path), text: read(&path) });
+            if path.is_symlink() || !path.is_dir() {
+                found.push(path);
+                continue;
+            }
+            if !matches!(name.as_str(), "target" | ".git" | "artifacts" | "corpus" | "__pycache__") {
+                folders.push(path);
             }
         }
     }
+    found
+}
+
+/// All text files of [`paths`] with such names.
+fn files(extensions: &[&str]) -> Vec<File> {
+    let named = |path: &PathBuf| extensions.iter().any(|end| relative(path).ends_with(end));
+    let mut found: Vec<File> = paths()
+        .into_iter()
+        .filter(|path| !path.is_symlink() && named(path))
+        .map(|path| File { path: relative(&path), text: read(&path) })
+        .collect();
     found.sort_by(|one, other| one.path.cmp(&other.path));
     assert!(!found.is_empty(), "no file ends with {extensions:?}");
     found
@@ -236,6 +245,14 @@ fn nothing_names_a_machine_or_a_registry_host() {
         }
     }
     assert_none(&found, "paths of a machine and hosts of registries do not belong here");
+}
+
+/// One of a developer's machine leads to nothing elsewhere, and names it.
+#[test]
+fn nothing_is_a_symbolic_link() {
+    let links: Vec<String> =
+        paths().iter().filter(|path| path.is_symlink()).map(|path| relative(path)).collect();
+    assert_none(&links, "a link is not a file; write what it leads to");
 }
 
 /// Tests are named as `file.rs::test` or, where files may be split, as `folder::test`.

@@ -183,7 +183,9 @@ SCENARIOS = (
              must_fail=WRONG_TOKENS),
     Scenario("ropeway-qwen2", ropeway("shm"), "qwen2", routers=("proxy",), timed=0),
     Scenario("ropeway-gemma3", ropeway("shm"), "gemma3", routers=("proxy",), timed=0, always=True),
-    Scenario("ropeway-tp", ropeway("tcp"), routers=("proxy",), tensor_parallel=(2, 1)),
+    # More processes spin than this has cores.
+    Scenario("ropeway-tp", ropeway("tcp", kv_connector_module_path="e2e_shims.resting"), routers=("proxy",),
+             tensor_parallel=(2, 1)),
     # vLLM computes what did not come, in place of an error.
     Scenario("ropeway-recompute", ropeway("cma", kv_load_failure_policy="recompute"), routers=("proxy",), faults=("P killed",),
              timed=0),
