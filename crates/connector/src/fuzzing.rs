@@ -46,12 +46,19 @@ pub fn params(bytes: &[u8]) {
             assert!(why.len() < 1_024, "a reason for the log that a stranger chose: {} bytes", why.len());
         }
         Params::Plain | Params::Produce => {}
+        Params::Await(_) | Params::Push(..) => understood(&value),
     }
 }
 
 /// Whatever a client asks, the workers understand what the scheduler half tells them.
 fn understood(params: &Value) {
-    let setup = Setup { role: Role::Both, engine_id: String::new(), sizes: (1, 1, 1), backoff: 1 };
+    let setup = Setup {
+        role: Role::Both,
+        engine_id: String::new(),
+        sizes: (1, 1, 1),
+        backoff: 1,
+        metaservers: Some(vec!["http://p:1".to_owned()]),
+    };
     let mut scheduler = Scheduler::new(setup, Box::new(|| Ok(lease())));
     scheduler.on_new_request(NewRequest { id: "r", params });
     let matched = scheduler.matched("r", 40, 16);

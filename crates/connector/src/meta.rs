@@ -57,6 +57,57 @@ pub enum Message {
         /// The passage.
         ticket: Ticket,
     },
+    /// A request has blocks of its own, and a producer will write them: keep them open under this name.
+    Expect {
+        /// The passage.
+        ticket: Ticket,
+        /// The request, as vLLM names it in results.
+        request: String,
+        /// The lease's name.
+        lease: LeaseName,
+        /// Our manager's block ids per group.
+        local: Vec<Vec<u32>>,
+        /// Which tokens are to be written.
+        tokens: Range<u64>,
+    },
+    /// No producer will come: the metaserver could not be told.
+    Refuse {
+        /// The passage.
+        ticket: Ticket,
+    },
+    /// A prompt is to be computed whose KV goes to another instance as it is computed: claim its blocks.
+    Aim {
+        /// The passage.
+        ticket: Ticket,
+        /// Who waits for it.
+        owner: Owner,
+        /// Under which name.
+        lease: LeaseName,
+        /// The consumer's block ids per group.
+        remote: Vec<Vec<u32>>,
+        /// The first token that it lacks.
+        from: u64,
+    },
+    /// This step computes a part of it.
+    Step {
+        /// The passage.
+        ticket: Ticket,
+        /// Our manager's block ids per group, beyond those that were told before.
+        more: Vec<Vec<u32>>,
+        /// Once the step is done, so many tokens have been computed.
+        end: u64,
+    },
+    /// It is over here.
+    End {
+        /// The passage.
+        ticket: Ticket,
+        /// The request, as vLLM names it in results.
+        request: String,
+        /// All of it was computed, and is to arrive; otherwise nothing more may be read here.
+        complete: bool,
+        /// vLLM keeps the blocks until they are reported as sent. Otherwise it takes them now.
+        keeps: bool,
+    },
 }
 
 impl Message {
@@ -66,7 +117,12 @@ impl Message {
             Self::Lend { ticket, .. }
             | Self::Track { ticket, .. }
             | Self::Pull { ticket, .. }
-            | Self::Drop { ticket } => *ticket,
+            | Self::Drop { ticket }
+            | Self::Expect { ticket, .. }
+            | Self::Refuse { ticket }
+            | Self::Aim { ticket, .. }
+            | Self::Step { ticket, .. }
+            | Self::End { ticket, .. } => *ticket,
         }
     }
 }
@@ -90,11 +146,16 @@ pub struct MetaError {
     pub at: usize,
 }
 
-const MAGIC: &[u8; 4] = b"RWM1";
+const MAGIC: &[u8; 4] = b"RWM2";
 const LEND: u8 = 1;
 const TRACK: u8 = 2;
 const PULL: u8 = 3;
 const DROP: u8 = 4;
+const EXPECT: u8 = 5;
+const REFUSE: u8 = 6;
+const AIM: u8 = 7;
+const STEP: u8 = 8;
+const END: u8 = 9;
 
 /// Encodes the messages of one step. No messages are no bytes.
 pub fn encode(messages: &[Message]) -> Vec<u8> {
@@ -131,6 +192,32 @@ fn put(to: &mut Vec<u8>, message: &Message) {
             number(to, tokens.end);
         }
         Message::Drop { ticket } => head(to, DROP, *ticket),
+        Message::Expect { ticket, request, lease, local, tokens } => {
+            head(to, EXPECT, *ticket);
+            text(to, request);
+            name(to, lease);
+            groups(to, local);
+            number(to, tokens.start);
+            number(to, tokens.end);
+        }
+        Message::Refuse { ticket } => head(to, REFUSE, *ticket),
+        Message::Aim { ticket, owner, lease, remote, from } => {
+            head(to, AIM, *ticket);
+            put_owner(to, owner);
+            name(to, lease);
+            groups(to, remote);
+            number(to, *from);
+        }
+        Message::Step { ticket, more, end } => {
+            head(to, STEP, *ticket);
+            groups(to, more);
+            number(to, *end);
+        }
+        Message::End { ticket, request, complete, keeps } => {
+            head(to, END, *ticket);
+            text(to, request);
+            to.push(u8::from(*complete) | u8::from(*keeps) << 1);
+        }
     }
 }
 
@@ -247,6 +334,31 @@ impl<'a> Reader<'a> {
                 tokens: self.number()?..self.number()?,
             },
             DROP => Message::Drop { ticket },
+            EXPECT => Message::Expect {
+                ticket,
+                request: self.text()?,
+                lease: self.name()?,
+                local: self.groups(BLOCKS_MAX)?,
+                tokens: self.number()?..self.number()?,
+            },
+            REFUSE => Message::Refuse { ticket },
+            AIM => Message::Aim {
+                ticket,
+                owner: self.owner()?,
+                lease: self.name()?,
+                remote: self.groups(BLOCKS_MAX)?,
+                from: self.number()?,
+            },
+            STEP => Message::Step { ticket, more: self.groups(self.bytes.len())?, end: self.number()? },
+            END => {
+                let request = self.text()?;
+                match self.byte()? {
+                    flags @ 0..4 => {
+                        Message::End { ticket, request, complete: flags & 1 == 1, keeps: flags & 2 == 2 }
+                    }
+                    _ => return Err(self.wrong("unknown flags")),
+                }
+            }
             _ => return Err(self.wrong("an unknown message")),
         })
     }

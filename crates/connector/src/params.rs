@@ -3,6 +3,9 @@
 //! The keys are those of vLLM's NIXL connector, so that proxies and routers need no change. Ropeway adds one object of four
 //! strings under `"ropeway"`: strings, because routers read numbers as floats. The first request may have the `remote_*`
 //! keys as null or not at all, and numbers may come back as floats.
+//!
+//! Where the producer writes, the request reaches the consumer first, with the address of a `metaserver`; what the consumer
+//! posts there comes to the producer: the keys of vllm-ascend's layerwise connector, and the same four strings.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,6 +30,11 @@ pub enum Params {
     Produce,
     /// `do_remote_prefill`: another instance has computed the prompt.
     Consume(Box<Remote>),
+    /// `do_remote_prefill` with a `metaserver`: nobody has computed the prompt yet. A producer is found there, and writes
+    /// into our blocks. Where that is.
+    Await(String),
+    /// `do_remote_decode` with a consumer: compute the prompt and write its KV there, from this token on.
+    Push(Box<Remote>, u32),
     /// It cannot be understood, so the prompt is computed here; why, for the log.
     Unusable(String),
 }
@@ -120,14 +128,77 @@ impl Lent<'_> {
             "dcp_size": dcp,
             "remote_num_tokens": self.tokens,
             "transfer_mode": "pull",
-            "ropeway": {
-                "address": addresses(&self.owner.addresses),
-                "incarnation": self.owner.incarnation.to_string(),
-                "lease": self.lease.to_string(),
-                "secret": secret(&self.owner.auth),
-            },
+            "ropeway": own(self.owner, self.lease),
         })
     }
+}
+
+/// What a consumer says of itself and of the blocks that it wants to be written.
+#[derive(Clone, Debug)]
+pub struct Awaited<'a> {
+    /// The consumer's scheduler half.
+    pub owner: &'a Owner,
+    /// `engine_id`: a name for people.
+    pub engine_id: &'a str,
+    /// The lease by which each of its workers lets its blocks be written.
+    pub lease: LeaseName,
+    /// The request's id here.
+    pub request: &'a str,
+    /// Block ids per group, from the first token on.
+    pub block_ids: &'a [Vec<u32>],
+    /// How many tokens are here already.
+    pub cached: u32,
+    /// Ranks of the instance: tensor, pipeline, decode context.
+    pub sizes: (u32, u32, u32),
+}
+
+impl Awaited<'_> {
+    /// What goes to the metaserver, and from there into the producer's `kv_transfer_params`: the keys of vllm-ascend's
+    /// layerwise connector.
+    pub fn to_value(&self) -> Value {
+        let address = self.owner.addresses.first();
+        let (tp, _, dcp) = self.sizes;
+        json!({
+            "do_remote_prefill": false,
+            "do_remote_decode": true,
+            "request_id": outer(self.request),
+            "token_ids": [],
+            "remote_block_ids": self.block_ids,
+            "remote_engine_id": self.engine_id,
+            "remote_request_id": self.request,
+            "remote_host": address.map(|address| address.ip().to_string()),
+            "remote_port": address.map(SocketAddr::port),
+            "remote_tp_size": tp,
+            "remote_dcp_size": dcp,
+            "remote_cached_tokens": self.cached,
+            "ropeway": own(self.owner, self.lease),
+        })
+    }
+}
+
+/// A request's id as its proxy knows it: newer vLLM puts eight digits of its own behind it.
+fn outer(request: &str) -> &str {
+    match request.rsplit_once('-') {
+        Some((outer, own)) if own.len() == 8 && own.bytes().all(|byte| byte.is_ascii_hexdigit()) => outer,
+        _ => request,
+    }
+}
+
+/// The four strings of our own.
+fn own(owner: &Owner, lease: LeaseName) -> Value {
+    json!({
+        "address": addresses(&owner.addresses),
+        "incarnation": owner.incarnation.to_string(),
+        "lease": lease.to_string(),
+        "secret": secret(&owner.auth),
+    })
+}
+
+/// The longest address of a metaserver.
+const URL_BYTES_MAX: usize = 2_048;
+
+fn metaserver(map: &Map<String, Value>) -> Option<&str> {
+    map.get("metaserver").and_then(Value::as_str).filter(|url| !url.is_empty())
 }
 
 impl Params {
@@ -140,7 +211,22 @@ impl Params {
         };
         match (flag(map, "do_remote_decode"), flag(map, "do_remote_prefill")) {
             (Ok(false), Ok(false)) => Self::Plain,
+            (Ok(true), Ok(false)) if map.get("ropeway").is_some_and(Value::is_object) => {
+                let cached = number(map, "remote_cached_tokens").map(Option::unwrap_or_default);
+                match Remote::of(map).and_then(|remote| Ok((remote, cached?))) {
+                    Ok((remote, cached)) => Self::Push(Box::new(remote), cached),
+                    Err(why) => Self::Unusable(why),
+                }
+            }
             (Ok(true), Ok(false)) => Self::Produce,
+            (Ok(false), Ok(true))
+                if !map.get("ropeway").is_some_and(Value::is_object) && metaserver(map).is_some() =>
+            {
+                match metaserver(map).filter(|url| url.len() <= URL_BYTES_MAX) {
+                    Some(url) => Self::Await(url.to_owned()),
+                    None => Self::Unusable(format!("metaserver is longer than {URL_BYTES_MAX} bytes")),
+                }
+            }
             (Ok(false), Ok(true)) => match Remote::of(map) {
                 Ok(remote) => Self::Consume(Box::new(remote)),
                 Err(why) => Self::Unusable(why),
@@ -155,8 +241,8 @@ impl Params {
 
 impl Remote {
     fn of(map: &Map<String, Value>) -> Result<Self, String> {
-        let own = match map.get("ropeway") {
-            Some(Value::Object(own)) => own,
+        let strings = match map.get("ropeway") {
+            Some(Value::Object(strings)) => strings,
             None | Some(Value::Null) => {
                 let engine = map.get("remote_engine_id").and_then(Value::as_str).unwrap_or("unknown");
                 // A stranger chose it: the log takes no more than a name.
@@ -168,7 +254,7 @@ impl Remote {
             }
             Some(other) => return Err(format!("\"ropeway\" is {}, not an object", kind(other))),
         };
-        let text = |key: &str| match own.get(key) {
+        let text = |key: &str| match strings.get(key) {
             Some(Value::String(text)) => Ok(text.as_str()),
             Some(other) => Err(format!("ropeway.{key} is {}, not a string", kind(other))),
             None => Err(format!("ropeway.{key} is not there")),

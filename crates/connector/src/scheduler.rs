@@ -11,6 +11,9 @@
 //!          gone                   gone            ▼ gone                                   Draining ─ received ─▶ gone
 //! ```
 //!
+//! Where the producer writes, a consumer's request waits as Awaiting, without the workers, until it has blocks, and is Parked from
+//! then on; a producer's is Pushing until it has finished, and Lent while the last of it is on its way.
+//!
 //! A Settled request is like any other: it may be preempted and computed here; it is not pulled a second time, as the
 //! producer has its blocks back.
 
@@ -20,9 +23,9 @@ use std::fmt;
 use ropeway::LeaseName;
 use serde_json::Value;
 
-use crate::config::Role;
+use crate::config::{Role, origin};
 use crate::meta::{self, Message, Ticket};
-use crate::params::{BLOCKS_MAX, GROUPS_MAX, Lent, Owner, Params, Remote};
+use crate::params::{Awaited, BLOCKS_MAX, GROUPS_MAX, Lent, Owner, Params, Remote};
 
 /// Draws the name of a lease: [`ropeway::lease_name`], or a test's.
 pub type DrawName = Box<dyn FnMut() -> ropeway::Result<LeaseName> + Send>;
@@ -39,6 +42,9 @@ pub struct Setup {
     /// Trailing prompt tokens that a consumer computes itself, and a producer does not: 1 for models with recurrent state,
     /// the drafter's window less one where several draft layers look ahead, 0 for others.
     pub backoff: u64,
+    /// Where producers may be asked for that push to us (`http://proxy:8000`); none where nothing is pushed, by either
+    /// side.
+    pub metaservers: Option<Vec<String>>,
 }
 
 /// The scheduler half of one instance (of one data-parallel rank).
@@ -49,8 +55,20 @@ pub struct Scheduler {
     owner: Option<Owner>,
     requests: HashMap<String, Entry>,
     outbox: Vec<Message>,
+    asks: Vec<Ask>,
     tickets: Ticket,
     counts: Counts,
+}
+
+/// Something to post to a metaserver: who waits for a prompt to be computed, and where it is to be written.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Ask {
+    /// The request.
+    pub request: String,
+    /// Where to.
+    pub url: String,
+    /// What.
+    pub body: Value,
 }
 
 #[derive(Debug)]
@@ -66,7 +84,14 @@ enum State {
         /// Its end is left to that one.
         cut: bool,
     },
-    /// Its blocks are lent; vLLM keeps them until the workers report them sent.
+    /// A prompt is computed here whose KV is written to another instance meanwhile.
+    Pushing {
+        /// vLLM took its blocks for others: no more of it is sent.
+        broken: bool,
+        /// Tokens of the prompt, as vLLM said: what is generated is not sent.
+        prompt: u64,
+    },
+    /// Its blocks are lent, or still being sent; vLLM keeps them until the workers report them sent.
     Lent,
     /// It was computed elsewhere; no blocks here yet.
     Tracked {
@@ -74,7 +99,15 @@ enum State {
         /// Tokens of the prompt that this instance has, as vLLM last said.
         here: u64,
     },
-    /// Workers fill its blocks; vLLM waits for their report.
+    /// A producer is to compute it and to write it here; no blocks here yet.
+    Awaiting {
+        url: String,
+        /// The lease's name, drawn when vLLM asked about it first.
+        lease: Option<LeaseName>,
+        /// Tokens of the prompt that this instance has, as vLLM last said.
+        here: u64,
+    },
+    /// Workers fill its blocks, or let them be filled; vLLM waits for their report.
     Parked,
     /// It ended meanwhile; vLLM keeps its blocks until the report.
     Draining,
@@ -140,6 +173,7 @@ impl Scheduler {
             owner: None,
             requests: HashMap::new(),
             outbox: Vec::new(),
+            asks: Vec::new(),
             tickets: 0,
             counts: Counts::default(),
         }
@@ -162,9 +196,23 @@ impl Scheduler {
             Params::Produce => {
                 return self.unusable(request.id, "kv_role is kv_consumer, which lends nothing");
             }
-            Params::Consume(_) => {
-                return self.unusable(request.id, "kv_role is kv_producer, which pulls nothing");
+            Params::Consume(_) | Params::Await(_) if !self.setup.role.consumes() => {
+                return self.unusable(request.id, "kv_role is kv_producer, which takes nothing");
             }
+            Params::Push(..) if !self.setup.role.produces() => {
+                return self.unusable(request.id, "kv_role is kv_consumer, which sends nothing");
+            }
+            Params::Await(url) => match self.awaiting(url) {
+                Ok(state) => state,
+                Err(why) => return self.unusable(request.id, &why),
+            },
+            Params::Push(remote, from) if self.setup.metaservers.is_some() => {
+                return self.aim(request.id, *remote, from);
+            }
+            Params::Push(..) => {
+                return self.unusable(request.id, "mode is pull: nothing is pushed from here");
+            }
+            Params::Consume(_) => unreachable!("taken above, whichever the role"),
             Params::Unusable(why) => return self.unusable(request.id, &why),
         };
         if request.id.len() > meta::REQUEST_BYTES_MAX {
@@ -177,6 +225,74 @@ impl Scheduler {
             self.outbox.push(Message::Track { ticket, request: request.id.to_owned(), owner, lease });
         }
         self.requests.insert(request.id.to_owned(), Entry { ticket, state });
+    }
+
+    fn awaiting(&self, url: String) -> Result<State, String> {
+        let Some(allowed) = &self.setup.metaservers else {
+            return Err("mode is pull: a metaserver is for consumers that are pushed to".to_owned());
+        };
+        match origin(&url) {
+            Some(origin) if allowed.iter().any(|known| known == origin) => {
+                Ok(State::Awaiting { url, lease: None, here: 0 })
+            }
+            _ => Err("its metaserver is not among \"metaservers\"".to_owned()),
+        }
+    }
+
+    /// The workers claim the consumer's blocks while the prompt waits.
+    fn aim(&mut self, request: &str, remote: Remote, from: u32) {
+        if request.len() > meta::REQUEST_BYTES_MAX {
+            return self.unusable("(a long id)", "its id is longer than 4096 bytes");
+        }
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let Remote { owner, lease, block_ids, .. } = remote;
+        self.outbox.push(Message::Aim { ticket, owner, lease, remote: block_ids, from: from.into() });
+        self.requests.insert(
+            request.to_owned(),
+            Entry { ticket, state: State::Pushing { broken: false, prompt: u64::MAX } },
+        );
+    }
+
+    /// Whether the steps that compute it are to be told, with [`Self::computing`].
+    pub fn is_pushing(&self, request: &str) -> bool {
+        let pushing = |entry: &Entry| matches!(entry.state, State::Pushing { broken: false, .. });
+        self.requests.get(request).is_some_and(pushing)
+    }
+
+    /// The step that is being built computes a part of it. It has `more` blocks per group than when it was told of last, and
+    /// `end` of its prompt's tokens are computed once the step is done.
+    pub fn computing(&mut self, request: &str, more: Vec<Vec<u32>>, end: u64) {
+        if let Some(Entry { ticket, state: State::Pushing { broken: false, prompt } }) =
+            self.requests.get(request)
+        {
+            self.outbox.push(Message::Step { ticket: *ticket, more, end: end.min(*prompt) });
+        }
+    }
+
+    /// vLLM takes its blocks in the step that is being built; it may be computed again, and is not sent then.
+    pub fn preempted(&mut self, request: &str) {
+        let Some(Entry { ticket, state: State::Pushing { broken, .. } }) = self.requests.get_mut(request)
+        else {
+            return;
+        };
+        if !std::mem::replace(broken, true) {
+            let (ticket, request) = (*ticket, request.to_owned());
+            self.outbox.push(Message::End { ticket, request, complete: false, keeps: false });
+        }
+    }
+
+    /// What is to be posted to metaservers.
+    pub fn take_asks(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// A metaserver could not be told of a request, or would not hear: no producer will come.
+    pub fn ask_failed(&mut self, request: &str, why: &str) {
+        if let Some(Entry { ticket, state: State::Parked }) = self.requests.get(request) {
+            tracing::warn!(request, why, "its metaserver cannot be told");
+            self.outbox.push(Message::Refuse { ticket: *ticket });
+        }
     }
 
     /// A request has arrived whose parameters are not even JSON: Python's `json` writes `NaN`, and nests deeper than others
@@ -207,6 +323,11 @@ impl Scheduler {
     /// it likes.
     pub fn matched(&mut self, request: &str, prompt: u64, here: u64) -> Matched {
         let backoff = self.setup.backoff;
+        match self.state(request) {
+            Some(State::Awaiting { .. }) => return self.awaited(request, prompt, here),
+            Some(State::Pushing { prompt: known, .. }) => *known = prompt,
+            _ => {}
+        }
         let Some(State::Tracked { remote, here: known }) = self.state(request) else {
             return Matched::default();
         };
@@ -218,11 +339,60 @@ impl Scheduler {
         Matched { tokens, asynchronous: tokens > 0 }
     }
 
+    /// Of a prompt that is not computed yet, all that is not here; nothing where it could not be asked for.
+    fn awaited(&mut self, request: &str, prompt: u64, now: u64) -> Matched {
+        let Some(entry) = self.requests.get_mut(request) else { return Matched::default() };
+        let State::Awaiting { lease, here, .. } = &mut entry.state else { return Matched::default() };
+        *here = now;
+        if lease.is_none() && self.owner.is_some() {
+            *lease = (self.draw)()
+                .inspect_err(|error| tracing::error!(request, %error, "no name could be drawn"))
+                .ok();
+        }
+        let tokens = if lease.is_some() { prompt.saturating_sub(now) } else { 0 };
+        Matched { tokens, asynchronous: tokens > 0 }
+    }
+
+    /// It has blocks for what a producer will write: the workers let it, and a metaserver is asked for one.
+    fn ask(&mut self, request: &str, blocks: Vec<Vec<u32>>, load: u64) {
+        let Some(entry) = self.requests.get_mut(request) else { return };
+        let State::Awaiting { url, lease, here } = &mut entry.state else { return };
+        let (ticket, url, here) = (entry.ticket, std::mem::take(url), *here);
+        let (Some(owner), Some(lease), true) = (&self.owner, *lease, load > 0) else {
+            entry.state = State::Settled;
+            self.counts.let_go += 1;
+            return;
+        };
+        entry.state = State::Parked;
+        self.counts.pulled += 1;
+        let awaited = Awaited {
+            owner,
+            engine_id: &self.setup.engine_id,
+            lease,
+            request,
+            block_ids: &blocks,
+            cached: u32::try_from(here).unwrap_or(u32::MAX),
+            sizes: self.setup.sizes,
+        };
+        let (request, body) = (request.to_owned(), awaited.to_value());
+        self.asks.push(Ask { request: request.clone(), url, body });
+        self.outbox.push(Message::Expect {
+            ticket,
+            request,
+            lease,
+            local: blocks,
+            tokens: here..here + load,
+        });
+    }
+
     /// It has blocks now, per group with null ids kept, and `load` tokens are to be loaded into them. vLLM tells it once
     /// more after an asynchronous load, and after each preemption: only the first time counts.
     pub fn allocated(&mut self, request: &str, blocks: Vec<Vec<u32>>, load: u64) {
         let Some(entry) = self.requests.get_mut(request) else { return };
         let ticket = entry.ticket;
+        if matches!(entry.state, State::Awaiting { .. }) {
+            return self.ask(request, blocks, load);
+        }
         let State::Tracked { remote, here } = &mut entry.state else { return };
         if load == 0 {
             entry.state = State::Settled;
@@ -244,6 +414,14 @@ impl Scheduler {
         let ticket = entry.ticket;
         match entry.state {
             State::Producing { .. } => return self.lend(request, how, blocks, tokens),
+            State::Pushing { broken, .. } => {
+                let complete = how == Finish::Complete && !broken;
+                return self.pushed(request, complete, blocks.iter().any(|group| !group.is_empty()));
+            }
+            State::Awaiting { .. } => {
+                self.requests.remove(request);
+                self.counts.let_go += 1;
+            }
             State::Parked => {
                 entry.state = State::Draining;
                 self.outbox.push(Message::Drop { ticket });
@@ -259,6 +437,21 @@ impl Scheduler {
             }
         }
         Finished::default()
+    }
+
+    /// Its blocks are kept until the workers have sent them, or have stopped reading them.
+    fn pushed(&mut self, request: &str, complete: bool, keeps: bool) -> Finished {
+        let Some(entry) = self.requests.get_mut(request) else { return Finished::default() };
+        let ticket = entry.ticket;
+        if keeps {
+            entry.state = State::Lent;
+            self.counts.lent += 1;
+        } else {
+            self.requests.remove(request);
+        }
+        let request = request.to_owned();
+        self.outbox.push(Message::End { ticket, request, complete: complete && keeps, keeps });
+        Finished { keep_blocks: keeps, params: None }
     }
 
     fn lend(&mut self, request: &str, how: Finish, blocks: Vec<Vec<u32>>, tokens: u64) -> Finished {
@@ -336,7 +529,10 @@ impl Scheduler {
 
     /// Whether anything is with the workers, or about to be.
     pub fn is_busy(&self) -> bool {
-        let with_workers = |entry: &Entry| !matches!(entry.state, State::Producing { .. } | State::Settled);
+        let idle = |state: &State| {
+            matches!(state, State::Producing { .. } | State::Awaiting { .. } | State::Settled)
+        };
+        let with_workers = |entry: &Entry| !idle(&entry.state);
         !self.outbox.is_empty() || self.requests.values().any(with_workers)
     }
 

@@ -6,10 +6,12 @@
 //! are posted by the telling thread itself.
 
 mod claims;
+mod expecting;
 mod instances;
 mod lending;
 pub mod mapping;
 pub mod matching;
+mod pushing;
 mod reads;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ use crate::stats::Stats;
 use claims::Held;
 use instances::{Instances, Names};
 use mapping::Mapper;
+use pushing::Push;
 use tickets::{Action, Reports, Tickets};
 
 /// How long the worker half waits for what.
@@ -72,7 +75,10 @@ struct Inner {
     mapper: Box<dyn Mapper>,
     timing: Timing,
     ledger: Mutex<Ledger>,
+    /// Whom we pull from.
     instances: Instances,
+    /// Whom we push to.
+    aims: Instances,
     names: Names,
     /// Scratch caches made so far: each needs a name.
     arenas: AtomicU64,
@@ -89,8 +95,12 @@ struct Ledger {
     held: HashMap<Ticket, Held>,
     /// When reads that were asked for may begin.
     starts: HashMap<Ticket, Start>,
-    /// Told when a read is to stop.
+    /// Told when a read is to stop, or when a producer is to write no more.
     reading: HashMap<Ticket, Arc<Notify>>,
+    /// Prompts that are written elsewhere while they are computed.
+    pushes: HashMap<Ticket, Arc<Push>>,
+    /// Those of which the step under way computes a part.
+    stepping: Vec<Arc<Push>>,
 }
 
 /// What vLLM is to be told after a step.
@@ -121,6 +131,7 @@ impl Worker {
             timing,
             ledger: Mutex::default(),
             instances: Instances::default(),
+            aims: Instances::default(),
             names: Names::default(),
             arenas: AtomicU64::new(0),
             stats: Mutex::default(),
@@ -145,28 +156,47 @@ impl Worker {
     }
 
     /// Takes the scheduler half's messages of one step. `begin` is an event behind everything that was launched so far:
-    /// lent blocks are readable, and loads begin, when it has fired. Never waits.
+    /// lent blocks are readable, and loads begin, when it has fired. Waits for nothing but this: that blocks which vLLM takes
+    /// from a prompt that is being pushed are read no more.
     ///
     /// # Errors
-    /// The bytes are not of a scheduler half of this version.
+    /// The bytes are not of a scheduler half of this version; `TimedOut` when such blocks are still being read after
+    /// `claim_timeout`: they must not be used then.
     pub fn start(&self, messages: &[u8], begin: &Start) -> Result<()> {
         let messages = meta::decode(messages)
             .map_err(|error| Error::new(ErrorKind::ApiMisuse, "start", error.to_string()))?;
+        let mut stopped = Vec::new();
         for message in messages {
             let ticket = message.ticket();
             let action = {
                 let mut ledger = self.inner.ledger();
                 let action = ledger.tickets.told(message);
-                if ledger.tickets.waits_for_bytes(ticket) {
+                if ledger.tickets.waits_for_bytes(ticket) && !matches!(action, Some(Action::Expect { .. })) {
                     ledger.starts.entry(ticket).or_insert_with(|| begin.clone());
                 } else {
                     ledger.starts.remove(&ticket);
                 }
                 action
             };
-            self.inner.act(action, begin);
+            stopped.extend(self.inner.act(action, begin));
         }
-        Ok(())
+        self.inner.settle(&stopped)
+    }
+
+    /// The KV of a layer, by its number, of all that the step under way computes, is written when `begin` has fired: what is
+    /// to be pushed of it goes then. Never waits.
+    pub fn layer_computed(&self, number: u32, begin: &Start) {
+        self.inner.push_layer(number, begin);
+    }
+
+    /// The same for all layers of the step, and its end.
+    pub fn step_computed(&self, begin: &Start) {
+        self.inner.push_stepped(begin);
+    }
+
+    /// Whether the step under way computes something that is pushed.
+    pub fn is_pushing(&self) -> bool {
+        !self.inner.ledger().stepping.is_empty()
     }
 
     /// What is new since the last call. Never waits.
@@ -216,7 +246,8 @@ impl Drop for Worker {
 }
 
 impl Inner {
-    fn act(self: &Arc<Self>, action: Option<Action>, begin: &Start) {
+    /// Gives a push that must be over before the step.
+    fn act(self: &Arc<Self>, action: Option<Action>, begin: &Start) -> Option<Arc<Push>> {
         match action {
             None => {}
             Some(Action::Lend { ticket, lease, blocks }) => self.lend(ticket, lease, &blocks, begin),
@@ -235,7 +266,14 @@ impl Inner {
                 let held = self.ledger().held.remove(&ticket);
                 drop(held);
             }
+            Some(Action::Expect { ticket, lease, ask }) => self.expect(ticket, lease, &ask, begin),
+            Some(Action::Aim { ticket, owner, lease, remote, from }) => {
+                self.aim(ticket, owner, lease, remote, from);
+            }
+            Some(Action::Step { ticket, more, end }) => self.push_step(ticket, &more, end),
+            Some(Action::End { ticket, complete, keeps }) => return self.push_end(ticket, complete, keeps),
         }
+        None
     }
 
     fn fatal(&self) -> Option<String> {

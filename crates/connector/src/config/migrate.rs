@@ -149,8 +149,10 @@ impl Migration<'_> {
         let config = Config::from_value(Value::Object(fields.clone()), &Environment::default())?;
         self.why.extend(config.warnings.into_iter().map(|warning| format!("note: {warning}")));
         if config.own.mode == Mode::Push {
-            self.why
-                .push("note: pushing is not built yet; mode \"pull\" works behind every router".to_owned());
+            self.why.push(
+                "note: pushing needs a proxy that asks the consumer first; mode \"pull\" works behind every router"
+                    .to_owned(),
+            );
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod own;
 mod tests;
 
 pub use migrate::{Migrated, migrate};
+pub(crate) use own::origin;
 pub use own::{MetricsAlias, Mode, Own};
 
 use std::fmt;
@@ -204,6 +205,12 @@ impl Config {
         let lease = extra.seconds("kv_lease_duration")?;
         let lenient = !extra.flag("enforce_handshake_compat")?.unwrap_or(true);
         let own = Own::from_value(extra.take(OWN), lease, environment)?;
+        if own.mode == Mode::Push && role.consumes() && own.metaservers.is_empty() {
+            return Err(ConfigError(format!(
+                "kv_connector_extra_config.{OWN}.mode is push, and metaservers is empty: name the origins of the proxies that \
+                 this consumer may answer, as [\"http://proxy:8000\"]"
+            )));
+        }
         warnings.extend(extra.misplaced(own::NAMES).map(|(name, meant)| {
             format!(
                 "kv_connector_extra_config.{name} has no effect there; write it under \"{OWN}\" as {meant}"

@@ -62,6 +62,9 @@ pub struct Own {
     pub quarantine_fatal_after: Duration,
     /// Pull or push.
     pub mode: Mode,
+    /// Where a consumer that is pushed to may say that it waits: origins, as `http://proxy:8000`. A request that names
+    /// another is computed here.
+    pub metaservers: Vec<String>,
     /// Other names for the metrics.
     pub metrics_alias: MetricsAlias,
     /// Whether a KV cache on the CPU is put where other processes of the host can map it. Yes.
@@ -89,6 +92,7 @@ pub(super) const NAMES: &[&str] = &[
     "abandon_after",
     "quarantine_fatal_after",
     "mode",
+    "metaservers",
     "metrics_alias",
     "shared_memory",
     "node",
@@ -132,6 +136,7 @@ impl Own {
                 .seconds("quarantine_fatal_after")?
                 .unwrap_or(Duration::from_secs(300)),
             mode: one_of(&mut keys, "mode", &[("pull", Mode::Pull), ("push", Mode::Push)])?,
+            metaservers: metaservers(&mut keys)?,
             metrics_alias: one_of(
                 &mut keys,
                 "metrics_alias",
@@ -146,11 +151,6 @@ impl Own {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.mode == Mode::Push {
-            return Err(ConfigError(format!(
-                "kv_connector_extra_config.{OWN}.mode is push, which is not built yet; leave it out, or write pull"
-            )));
-        }
         if self.insecure && self.psk_file.is_some() {
             return Err(ConfigError(format!(
                 "kv_connector_extra_config.{OWN}: insecure and a key file contradict each other; drop one \
@@ -204,6 +204,22 @@ fn transports(keys: &mut Keys) -> Result<Vec<TransportKind>, ConfigError> {
                 .ok_or_else(|| keys.wrong("transports", Some(name), &format!("of {}", known.join(", "))))
         })
         .collect()
+}
+
+fn metaservers(keys: &mut Keys) -> Result<Vec<String>, ConfigError> {
+    let origins = keys.list("metaservers")?.unwrap_or_default();
+    match origins.iter().find(|text| origin(text) != Some(text.as_str())) {
+        Some(wrong) => Err(keys.wrong("metaservers", Some(wrong), "of origins, as http://proxy:8000")),
+        None => Ok(origins),
+    }
+}
+
+/// The origin of a URL of the web: scheme, host and port as they stand, without a path.
+pub(crate) fn origin(url: &str) -> Option<&str> {
+    let scheme = ["http://", "https://"].iter().find(|scheme| url.starts_with(**scheme))?.len();
+    let host = url[scheme..].find(['/', '?', '#']).unwrap_or(url.len() - scheme);
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || ".-:[]_".contains(letter);
+    (host > 0 && url[scheme..scheme + host].chars().all(plain)).then(|| &url[..scheme + host])
 }
 
 fn one_of<T: Copy + Default>(keys: &mut Keys, key: &str, choices: &[(&str, T)]) -> Result<T, ConfigError> {

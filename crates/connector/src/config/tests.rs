@@ -48,7 +48,12 @@ fn a_wrong_value_names_the_key_the_value_and_what_would_be_right() {
         (json!({"lease_ttl": -1}), "ropeway.lease_ttl is -1; it must be a number of seconds above 0"),
         (json!({"transports": ["shm", "rdma"]}), "ropeway.transports is rdma; it must be of loopback, shm"),
         (json!({"mode": "pus"}), "ropeway.mode is pus; it must be pull or push"),
-        (json!({"mode": "push"}), "ropeway.mode is push, which is not built yet"),
+        (json!({"mode": "push"}), "ropeway.mode is push, and metaservers is empty"),
+        (
+            json!({"metaservers": ["http://proxy:1/path"]}),
+            "ropeway.metaservers is http://proxy:1/path; it must be of origins",
+        ),
+        (json!({"metaservers": ["ftp://proxy:1"]}), "it must be of origins, as http://proxy:8000"),
         (json!({"host": "eth0"}), "ropeway.host is eth0; it must be an IP address"),
         (json!({"advertise": "0.0.0.0"}), "it must be an address that peers can reach"),
         (json!({"insecure": true, "psk_file": "/key"}), "contradict each other"),

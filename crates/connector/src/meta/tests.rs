@@ -30,7 +30,7 @@ fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         (any::<u64>(), ".{0,20}", lease.clone(), ids())
             .prop_map(|(ticket, request, lease, blocks)| Message::Lend { ticket, request, lease, blocks }),
-        (any::<u64>(), ".{0,20}", owner(), lease)
+        (any::<u64>(), ".{0,20}", owner(), lease.clone())
             .prop_map(|(ticket, request, owner, lease)| Message::Track { ticket, request, owner, lease }),
         (any::<u64>(), ".{0,20}", ids(), ids(), any::<u64>(), any::<u64>()).prop_map(
             |(ticket, request, local, remote, from, to)| Message::Pull {
@@ -42,6 +42,26 @@ fn message() -> impl Strategy<Value = Message> {
             }
         ),
         any::<u64>().prop_map(|ticket| Message::Drop { ticket }),
+        any::<u64>().prop_map(|ticket| Message::Refuse { ticket }),
+        (any::<u64>(), ".{0,20}", lease.clone(), ids(), any::<u64>(), any::<u64>()).prop_map(
+            |(ticket, request, lease, local, from, to)| Message::Expect {
+                ticket,
+                request,
+                lease,
+                local,
+                tokens: from..to
+            }
+        ),
+        (any::<u64>(), owner(), lease, ids(), any::<u64>()).prop_map(
+            |(ticket, owner, lease, remote, from)| Message::Aim { ticket, owner, lease, remote, from }
+        ),
+        (any::<u64>(), ids(), any::<u64>()).prop_map(|(ticket, more, end)| Message::Step {
+            ticket,
+            more,
+            end
+        }),
+        (any::<u64>(), ".{0,20}", any::<bool>(), any::<bool>())
+            .prop_map(|(ticket, request, complete, keeps)| Message::End { ticket, request, complete, keeps }),
     ]
 }
 

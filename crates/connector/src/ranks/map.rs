@@ -28,7 +28,8 @@ pub struct Pull {
 /// Whom a consumer rank pulls from.
 #[derive(Debug)]
 pub struct RankMap {
-    spec: CacheSpec,
+    /// `None` for a map that the producer makes of a consumer's rank.
+    spec: Option<CacheSpec>,
     ours: Side,
     theirs: Side,
     rank: Rank,
@@ -57,6 +58,25 @@ impl RankMap {
         rank: Rank,
         least_piece: u64,
     ) -> Result<Self, Mismatch> {
+        Self::made(Some(spec), ours, theirs, rank, least_piece)
+    }
+
+    /// The map of worker `rank` of the consuming instance `consumer`, as the producing instance sees it that writes to it: the
+    /// same shares. Only what lands where it belongs can be written so.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; `arrangement` of a part that would have to be put in order after it.
+    pub fn of_consumer(consumer: Side, producer: Side, rank: Rank) -> Result<Self, Mismatch> {
+        Self::made(None, consumer, producer, rank, 0)
+    }
+
+    fn made(
+        spec: Option<CacheSpec>,
+        ours: Side,
+        theirs: Side,
+        rank: Rank,
+        least_piece: u64,
+    ) -> Result<Self, Mismatch> {
         for (side, whose) in [(&ours, "our topology"), (&theirs, "topology")] {
             side.topology.check(whose)?;
             if side.stages.len() != side.topology.pp as usize {
@@ -68,8 +88,8 @@ impl RankMap {
                 stage.check(side.topology.tp).map_err(unsound)?;
             }
         }
-        if !ours.topology.ranks().any(|known| known == rank) || ours.stages[rank.pp as usize] != spec.shape()
-        {
+        let shaped = |spec: &CacheSpec| ours.stages[rank.pp as usize] == spec.shape();
+        if !ours.topology.ranks().any(|known| known == rank) || !spec.as_ref().is_none_or(shaped) {
             return Err(Mismatch::new("rank", format!("{rank:?}"), "not one of our topology and cache"));
         }
         nothing_lost(&ours, &theirs)?;
@@ -105,9 +125,14 @@ impl RankMap {
         Ok(Arc::clone(self.pulls[turn].get_or_init(|| made)))
     }
 
-    /// Our cache.
-    pub fn spec(&self) -> &CacheSpec {
-        &self.spec
+    /// Our cache; `None` for a map [of a consumer](Self::of_consumer).
+    pub fn spec(&self) -> Option<&CacheSpec> {
+        self.spec.as_ref()
+    }
+
+    /// The consuming instance.
+    pub fn ours(&self) -> &Side {
+        &self.ours
     }
 
     /// The producing instance.
@@ -247,8 +272,13 @@ impl Making<'_> {
             let rows = |class: &PlaneClass| class.shape.rows.count;
             return Err(Mismatch::new(format!("rows of {name}"), rows(ours), rows(theirs)));
         }
+        let Some(spec) = &map.spec else {
+            let advice = "what is pushed must land where it belongs: start both with the same block size and memory layout, \
+                          or leave \"mode\" at pull";
+            return Err(Mismatch::new(format!("arrangement of {name}"), "one", "another").advise(advice));
+        };
         let is_ours = |plane: &Plane| plane.layer == layer && plane.shape.plane == ours.shape.plane;
-        let plane = map.spec.planes().iter().position(is_ours);
+        let plane = spec.planes().iter().position(is_ours);
         let plane = plane.expect("the class is of our cache");
         let share =
             place(&mut self.whole, self.peer, &Land::Whole(Reformat { scratch: vec![], planes: vec![] }));

@@ -7,8 +7,9 @@ use ropeway::{ErrorKind, Grant, LeaseName, Retry, Start};
 use tokio::task::JoinSet;
 
 use super::Inner;
-use super::instances::{Known, Way};
+use super::instances::{Direction, Known, Way};
 use super::mapping::Pull;
+use super::pushing::word;
 use super::tickets::Failure;
 use crate::meta::Ticket;
 use crate::params::Owner;
@@ -24,6 +25,8 @@ pub(super) struct Source {
     /// Its number in the rank table.
     pub(super) rank: usize,
     pub(super) grant: Grant,
+    /// What we tell it when all is written; a consumer knows by it how many there are.
+    pub(super) word: u32,
     pub(super) routes: Vec<(usize, Arc<Way>)>,
 }
 
@@ -33,7 +36,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 impl Inner {
     pub(super) async fn claim(self: Arc<Self>, ticket: Ticket, owner: Owner, lease: LeaseName) {
-        let (held, result) = match self.hold(&owner, lease).await {
+        let (held, result) = match self.hold(&owner, lease, Direction::Pull).await {
             Ok(held) => (Some(held), Ok(())),
             Err(failure) => (None, Err(failure)),
         };
@@ -52,11 +55,17 @@ impl Inner {
             }
             action
         };
-        self.act(action, &Start::Now);
+        let _ = self.act(action, &Start::Now);
     }
 
-    async fn hold(self: &Arc<Self>, owner: &Owner, lease: LeaseName) -> Result<Held, Failure> {
-        let known = self.known(owner).await?;
+    /// Every grant that a request needs.
+    pub(super) async fn hold(
+        self: &Arc<Self>,
+        owner: &Owner,
+        lease: LeaseName,
+        way: Direction,
+    ) -> Result<Held, Failure> {
+        let known = self.known(owner, way).await?;
         let mut claims = JoinSet::new();
         for pull in known.map.pulls(lease.key)? {
             let (inner, known) = (Arc::clone(self), Arc::clone(&known));
@@ -98,6 +107,6 @@ impl Inner {
         for share in pull.shares {
             routes.push((share, self.route(known, &linked, share).await?));
         }
-        Ok(Source { rank: pull.rank, grant, routes })
+        Ok(Source { rank: pull.rank, grant, word: word(pull.holders, pull.place), routes })
     }
 }

@@ -1,4 +1,4 @@
-//! Producing instances that this worker has met, by incarnation: after a restart there is another.
+//! Instances that this worker has met, to pull from or to push to, by incarnation: after a restart there is another.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -34,6 +34,15 @@ pub(super) struct Known {
     /// Where its scheduler half listens, for people.
     place: String,
     linked: Mutex<HashMap<usize, Arc<Once<Arc<Linked>>>>>,
+}
+
+/// Which way the bytes go: ours, or theirs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Direction {
+    /// We read a producer's blocks.
+    Pull,
+    /// We write a consumer's.
+    Push,
 }
 
 /// One of its workers, connected.
@@ -140,24 +149,31 @@ impl Instances {
 
 impl Inner {
     /// The instance behind a scheduler half: its rank table, once.
-    pub(super) async fn known(&self, owner: &Owner) -> Result<Arc<Known>, Failure> {
-        self.instances.place(owner.incarnation).get(|_| true, self.meet(owner)).await
+    pub(super) async fn known(&self, owner: &Owner, way: Direction) -> Result<Arc<Known>, Failure> {
+        let instances = match way {
+            Direction::Pull => &self.instances,
+            Direction::Push => &self.aims,
+        };
+        instances.place(owner.incarnation).get(|_| true, self.meet(owner, way)).await
     }
 
-    async fn meet(&self, owner: &Owner) -> Result<Arc<Known>, Failure> {
+    async fn meet(&self, owner: &Owner, way: Direction) -> Result<Arc<Known>, Failure> {
         let met = async {
             let peer = self.engine.connect_control(&owner.descriptor(), self.timing.connect)?.await?;
             let note = peer.note(table::NOTE, self.timing.connect)?.await?;
             let mismatch = |text: String| Failure { kind: ErrorKind::Mismatch, text };
             let instance = Instance::decode(&note).map_err(|error| mismatch(error.to_string()))?;
-            let map = self.mapper.map(&instance.about)?;
+            let map = match way {
+                Direction::Pull => self.mapper.map(&instance.about)?,
+                Direction::Push => self.mapper.aim(&instance.about)?,
+            };
             let place =
                 owner.addresses.first().map_or_else(|| "this process".to_owned(), ToString::to_string);
             Ok(Arc::new(Known { map, instance, place, linked: Mutex::default() }))
         };
         let met: Result<_, Failure> = met.await;
         if let Err(failure) = &met {
-            tracing::warn!(owner = ?owner, why = failure.text, "a producing instance cannot be used");
+            tracing::warn!(owner = ?owner, why = failure.text, "an instance cannot be used");
             self.stats().num_failed_handshakes += 1;
         }
         met
@@ -166,14 +182,14 @@ impl Inner {
     /// A worker of the instance, connected.
     pub(super) async fn linked(&self, known: &Known, rank: usize) -> Result<Arc<Linked>, Failure> {
         let Some(descriptor) = known.instance.ranks.get(rank) else {
-            let text = format!("the producer's rank table has no rank {rank}");
+            let text = format!("the rank table has no rank {rank}");
             return Err(Failure { kind: ErrorKind::Mismatch, text });
         };
         let make = async {
             let connected = async { self.engine.connect(descriptor, self.timing.connect)?.await }.await;
             let peer = connected.inspect_err(|error| {
                 let instance = &known.place;
-                tracing::warn!(rank, instance, %error, "a producing worker cannot be reached");
+                tracing::warn!(rank, instance, %error, "a worker cannot be reached");
                 self.stats().num_failed_handshakes += 1;
             })?;
             self.names.remember(peer.id(), format!("worker {rank} of the instance at {}", known.place));

@@ -20,6 +20,43 @@ pub trait Mapper: Send + Sync + 'static {
     /// # Errors
     /// `Mismatch`, naming the field that differs.
     fn map(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure>;
+
+    /// The same with an instance that we write to: its blocks are the remote ones of each share, and `pulls` says whom to
+    /// write to.
+    ///
+    /// # Errors
+    /// `Mismatch`: also where the bytes would not land where they belong.
+    fn aim(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure>;
+
+    /// What a producer may write of a request's blocks: those from the given token on.
+    ///
+    /// # Errors
+    /// Ids that the cache does not have; `Unsupported` for a cache that is not written to so.
+    fn awaited(&self, blocks: &[Vec<u32>], from: u64) -> Result<Open, Failure>;
+
+    /// How a prompt is cut when it is sent as it is computed.
+    ///
+    /// # Errors
+    /// `Unsupported` for a cache that is not sent so.
+    fn cut(&self) -> Result<Cut, Failure>;
+}
+
+/// Blocks that a producer may write.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Open {
+    /// Kernel blocks per group of the published cache.
+    pub blocks: Vec<Vec<BlockId>>,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// How a prompt is cut.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Cut {
+    /// The layers that this worker computes, by number.
+    pub layers: Vec<u32>,
+    /// Tokens in whose multiples it is sent, so that no block is written twice; the last piece may be shorter.
+    pub tokens: u64,
 }
 
 /// How this rank pulls from one producing instance.
@@ -79,13 +116,15 @@ pub struct Scratch {
     pub groups: Vec<(String, Vec<(String, Strided)>)>,
 }
 
-/// One of the producer's ranks, for one request.
+/// One of the other instance's ranks, for one request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pull {
     /// Its number in the rank table.
     pub rank: usize,
     /// How many of our ranks claim its lease.
     pub holders: u32,
+    /// Which of them we are. Asked only of those who write.
+    pub place: u32,
     /// What to read, by number: the same number is the same route. Empty: claim and release.
     pub shares: Vec<usize>,
 }

@@ -1,17 +1,21 @@
 //! Rank maps as the worker half asks for them.
 
+mod aimed;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ropeway::{BlockId, Cache, Engine, ErrorKind, Parts, Rect, Region, RouteOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::mapping::{Blocks, Mapper, Pull, RouteMap, Scratch};
+use aimed::Aimed;
+
+use super::mapping::{Blocks, Cut, Mapper, Open, Pull, RouteMap, Scratch};
 use super::tickets::{Ask, Failure};
 use crate::config::{Config, Hints, Size};
 use crate::facts::{Facts, Mismatch};
 use crate::ids::{Ids, Request, RowMove};
-use crate::layout::{CacheSpec, LayoutError};
+use crate::layout::{CacheSpec, GroupShape, LayoutError};
 use crate::ranks::{Land, Rank, RankMap, Share, Side};
 use crate::table::CACHE;
 
@@ -107,6 +111,19 @@ impl RankMapper {
         }
     }
 
+    /// What the other instance says, if it fits.
+    fn told(&self, about: &Value) -> Result<About, Failure> {
+        let unreadable = |error| Failure {
+            kind: ErrorKind::Mismatch,
+            text: format!("what the peer says about itself cannot be read: {error}"),
+        };
+        let theirs = About::deserialize(about).map_err(unreadable)?;
+        for difference in self.differences(&theirs)? {
+            tracing::warn!(difference, "the other instance is unlike this one, or unlike what was declared");
+        }
+        Ok(theirs)
+    }
+
     /// What differs between the instances and is no obstacle, a line each: declared sizes that are not so, and facts.
     ///
     /// # Errors
@@ -135,22 +152,37 @@ impl Mapper for RankMapper {
     }
 
     fn map(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure> {
-        let unreadable = |error| Failure {
-            kind: ErrorKind::Mismatch,
-            text: format!("what the producer says about itself cannot be read: {error}"),
-        };
-        let theirs = About::deserialize(about).map_err(unreadable)?;
-        for difference in self.differences(&theirs)? {
-            tracing::warn!(
-                difference,
-                "a producing instance is unlike this one, or unlike what was declared"
-            );
-        }
+        let theirs = self.told(about)?;
         // Host memory: rows are copied one by one at no loss.
         let map = RankMap::new(self.spec.clone(), self.ours.side.clone(), theirs.side, self.rank, 0)?;
         self.check_landing(&map)?;
         let (storages, scratch) = (self.storages.clone(), self.scratch);
         Ok(Box::new(Matched { map, shares: Mutex::default(), storages, scratch }))
+    }
+
+    fn aim(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure> {
+        let theirs = self.told(about)?;
+        Ok(Box::new(Aimed::new(&self.ours.side, self.rank, &theirs.side)?))
+    }
+
+    fn awaited(&self, blocks: &[Vec<u32>], from: u64) -> Result<Open, Failure> {
+        aimed::check(&self.spec, &self.ours.side.topology)?;
+        let rest = |group: &GroupShape| {
+            let block = u64::from(group.info.block_slots) * u64::from(group.info.tokens_per_slot);
+            let list = blocks.get(group.info.list).map_or(&[][..], Vec::as_slice);
+            list.get((from / block) as usize..).unwrap_or_default().to_vec()
+        };
+        let lists = 1 + self.spec.groups().iter().map(|group| group.info.list).max().unwrap_or_default();
+        let mut given = vec![Vec::new(); lists];
+        self.spec.groups().iter().for_each(|group| given[group.info.list] = rest(group));
+        let blocks = self.lent(&given)?;
+        let bytes = |part: &crate::layout::Part| part.strided.block_bytes * blocks[part.group].len() as u64;
+        Ok(Open { bytes: self.spec.parts().iter().map(bytes).sum(), blocks })
+    }
+
+    fn cut(&self) -> Result<Cut, Failure> {
+        aimed::check(&self.spec, &self.ours.side.topology)?;
+        Ok(aimed::cut(&self.spec))
     }
 }
 
@@ -198,7 +230,7 @@ impl RouteMap for Matched {
         let pulls = self.map.pulls(key)?;
         let pull = |pull: &crate::ranks::Pull| {
             let shares = pull.shares.iter().map(|share| self.number(share)).collect();
-            Pull { rank: pull.rank.index(topology) as usize, holders: pull.holders, shares }
+            Pull { rank: pull.rank.index(topology) as usize, holders: pull.holders, place: 0, shares }
         };
         Ok(pulls.iter().map(pull).collect())
     }
@@ -221,7 +253,8 @@ impl RouteMap for Matched {
 
     fn ids(&self, share: usize, ask: &Ask) -> Result<Blocks, Failure> {
         let mut ids = self.asked(&self.share(share), ask)?;
-        ids.local.resize(self.map.spec().groups().len(), Vec::new());
+        let ours = self.map.spec().map_or(0, |spec| spec.groups().len());
+        ids.local.resize(ours, Vec::new());
         Ok(Blocks { local: ids.local, remote: ids.remote })
     }
 
@@ -250,7 +283,8 @@ impl RouteMap for Matched {
         let blocks = vec![reformat.blocks_in(self.scratch); share.groups.len()];
         let (places, _) = reformat.place(&blocks).unwrap_or_default();
         let mut result = Ok(());
-        reformat.copies(self.map.spec(), &places, moves, |copy| {
+        let Some(spec) = self.map.spec() else { return Ok(()) };
+        reformat.copies(spec, &places, moves, |copy| {
             let rect =
                 |offset, row_stride| Rect { offset, rows: copy.height, row_bytes: copy.width, row_stride };
             let (to, from) = (rect(copy.to, copy.to_pitch), rect(copy.from, copy.from_pitch));

@@ -113,7 +113,7 @@ impl Inner {
         self.ended(ticket, result);
     }
 
-    fn ended(&self, ticket: Ticket, result: Result<(), Failure>) {
+    pub(super) fn ended(&self, ticket: Ticket, result: Result<(), Failure>) {
         let mut ledger = self.ledger();
         ledger.reading.remove(&ticket);
         ledger.starts.remove(&ticket);

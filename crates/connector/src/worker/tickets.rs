@@ -47,6 +47,47 @@ pub enum Action {
         /// The passage.
         ticket: Ticket,
     },
+    /// Let a producer write under a lease of that name; answered as a `Read` is.
+    Expect {
+        /// The passage.
+        ticket: Ticket,
+        /// Its name.
+        lease: LeaseName,
+        /// What is to be written.
+        ask: Ask,
+    },
+    /// Claim the blocks that a prompt is to be written to. Nothing is answered before an `End`.
+    Aim {
+        /// The passage.
+        ticket: Ticket,
+        /// Whose they are.
+        owner: Owner,
+        /// Under which name they can be had.
+        lease: LeaseName,
+        /// Their ids per group, as their manager names them.
+        remote: Vec<Vec<u32>>,
+        /// The first token that is lacking there.
+        from: u64,
+    },
+    /// A step computes a part of it.
+    Step {
+        /// The passage.
+        ticket: Ticket,
+        /// Further block ids per group.
+        more: Vec<Vec<u32>>,
+        /// How many tokens are computed when it is done.
+        end: u64,
+    },
+    /// Send the rest, or stop. Answered by [`Tickets::lent_ended`] once nothing is read any more, at once where there is no
+    /// such passage.
+    End {
+        /// The passage.
+        ticket: Ticket,
+        /// Send the rest.
+        complete: bool,
+        /// vLLM waits for the report; otherwise it does not wait at all.
+        keeps: bool,
+    },
     /// Let the grants go.
     Release {
         /// The passage.
@@ -162,6 +203,29 @@ impl Tickets {
                 self.pull(ticket, request, Ask { local, remote, tokens })
             }
             Message::Drop { ticket } => self.drop(ticket),
+            Message::Expect { ticket, request, lease, local, tokens } => {
+                if self.loads.contains_key(&ticket) {
+                    return None;
+                }
+                let ask = Ask { local, remote: Vec::new(), tokens };
+                let want = Want::Bytes(ask.clone());
+                self.loads.insert(ticket, Load { request, have: Have::Reading, want });
+                Some(Action::Expect { ticket, lease, ask })
+            }
+            // It fails as a read does that is stopped, but vLLM hears of it.
+            Message::Refuse { ticket } => {
+                self.loads.contains_key(&ticket).then_some(Action::Cancel { ticket })
+            }
+            Message::Aim { ticket, owner, lease, remote, from } => {
+                Some(Action::Aim { ticket, owner, lease, remote, from })
+            }
+            Message::Step { ticket, more, end } => Some(Action::Step { ticket, more, end }),
+            Message::End { ticket, request, complete, keeps } => {
+                if keeps {
+                    self.lent.insert(ticket, request);
+                }
+                Some(Action::End { ticket, complete, keeps })
+            }
         }
     }
 

@@ -154,7 +154,7 @@ impl Case {
         for run in runs(&scratch, sides.1, share, [&ids.local, &ids.remote]) {
             (0..u64::from(run.len)).for_each(|at| landed[(run.local + at) as usize] = Some(run.remote + at));
         }
-        reformat.copies(map.spec(), &places, &ids.moves, |copy| {
+        reformat.copies(map.spec().expect("of our own rank"), &places, &ids.moves, |copy| {
             for row in 0..u64::from(copy.height) {
                 let (from, to) = (copy.from + row * copy.from_pitch, copy.to + row * copy.to_pitch);
                 for at in 0..copy.width {

@@ -292,7 +292,7 @@ impl Trial {
                         let (to, from, len) = (run.local as usize, run.remote as usize, run.len as usize);
                         landed[to..to + len].copy_from_slice(&memory[from..from + len]);
                     }
-                    reformat.copies(map.spec(), &places, &ids.moves, |copy| {
+                    reformat.copies(map.spec().expect("of our own rank"), &places, &ids.moves, |copy| {
                         for row in 0..u64::from(copy.height) {
                             let (from, to) =
                                 (copy.from + row * copy.from_pitch, copy.to + row * copy.to_pitch);

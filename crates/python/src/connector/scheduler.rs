@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use ropeway::lease_name;
+use ropeway_connector::config::Mode;
 use ropeway_connector::listener::Listener;
 use ropeway_connector::scheduler::{self, Finish, NewRequest, Setup};
 use serde_json::Value;
@@ -39,15 +40,16 @@ impl Scheduler {
         dp_rank: u32,
     ) -> Self {
         let config = config.get().0.clone();
-        let setup = Setup { role: config.role, engine_id, sizes, backoff };
+        let metaservers = (config.own.mode == Mode::Push).then(|| config.own.metaservers.clone());
+        let setup = Setup { role: config.role, engine_id, sizes, backoff, metaservers };
         let inner = Mutex::new(scheduler::Scheduler::new(setup, Box::new(lease_name)));
         Self { inner, listener: Mutex::default(), config, dp_rank }
     }
 
-    /// Shows consumers who the workers are, by their handshakes, at the configured port; on an instance that lends nothing
-    /// it does nothing. Returns where it listens.
+    /// Shows the other side who the workers are, by their handshakes, at the configured port; on an instance that nobody
+    /// comes to it does nothing: one that takes blocks and is not pushed to. Returns where it listens.
     fn show(&self, py: Python<'_>, handshakes: Vec<Vec<u8>>) -> Result<Option<String>> {
-        if !self.config.role.produces() {
+        if !self.config.role.produces() && self.config.own.mode == Mode::Pull {
             return Ok(None);
         }
         let cards = handshakes.iter().map(|card| serde_json::from_slice(card));
@@ -98,6 +100,32 @@ impl Scheduler {
         let how = if complete { Finish::Complete } else { Finish::Broken };
         let finished = self.inner().finished(request, how, blocks, tokens);
         (finished.keep_blocks, finished.params.map(|params| params.to_string()))
+    }
+
+    /// Whether the steps that compute a request are to be told of.
+    fn is_pushing(&self, request: &str) -> bool {
+        self.inner().is_pushing(request)
+    }
+
+    /// The step that is being built computes a part of it: it has `more` blocks per group, and `end` computed tokens after it.
+    fn computing(&self, request: &str, more: Vec<Vec<u32>>, end: u64) {
+        self.inner().computing(request, more, end);
+    }
+
+    /// vLLM takes its blocks in the step that is being built.
+    fn preempted(&self, request: &str) {
+        self.inner().preempted(request);
+    }
+
+    /// What is to be posted to metaservers: the request, where to, and what, as JSON.
+    fn take_asks(&self) -> Vec<(String, String, String)> {
+        let asks = self.inner().take_asks().into_iter();
+        asks.map(|ask| (ask.request, ask.url, ask.body.to_string())).collect()
+    }
+
+    /// It could not be posted, or was refused.
+    fn ask_failed(&self, request: &str, why: &str) {
+        self.inner().ask_failed(request, why);
     }
 
     /// What is for the workers since the last step.

@@ -83,9 +83,35 @@ impl Worker {
     }
 
     /// Takes the messages of one step; `begin` is behind everything that was launched so far, and may be None on the CPU.
-    fn start(&self, meta: &[u8], begin: Option<&Event>) -> Result<()> {
-        let begin = begin.map_or(Start::Now, |event| Start::AfterEvent(event.0.clone()));
-        self.with("start", |worker| worker.start(meta, &begin))?;
+    fn start(&self, py: Python<'_>, meta: &[u8], begin: Option<&Event>) -> Result<()> {
+        let begin = when(begin);
+        // It may wait until blocks that vLLM takes are read no more.
+        py.detach(|| self.with("start", |worker| worker.start(meta, &begin)))?;
+        Ok(())
+    }
+
+    /// Whether the step under way computes something that is written elsewhere.
+    fn is_pushing(&self) -> Result<bool> {
+        self.with("is_pushing", |worker| Ok(worker.is_pushing())).map_err(Into::into)
+    }
+
+    /// A layer of the step under way is written once `begin` has fired; None on the CPU.
+    fn layer_computed(&self, number: u32, begin: Option<&Event>) -> Result<()> {
+        let begin = when(begin);
+        self.with("layer_computed", |worker| {
+            worker.layer_computed(number, &begin);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// The same for all layers, and the end of the step.
+    fn step_computed(&self, begin: Option<&Event>) -> Result<()> {
+        let begin = when(begin);
+        self.with("step_computed", |worker| {
+            worker.step_computed(&begin);
+            Ok(())
+        })?;
         Ok(())
     }
 
@@ -139,6 +165,10 @@ impl Worker {
             None => Err(Error::new(ErrorKind::Closed, operation, "the worker was closed")),
         }
     }
+}
+
+fn when(begin: Option<&Event>) -> Start {
+    begin.map_or(Start::Now, |event| Start::AfterEvent(event.0.clone()))
 }
 
 fn open(

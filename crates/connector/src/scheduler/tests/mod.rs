@@ -1,5 +1,6 @@
 mod life;
 mod model;
+mod pushing;
 
 use ropeway::{Auth, Incarnation, LeaseName};
 use serde_json::{Value, json};
@@ -18,7 +19,13 @@ fn scheduler() -> Scheduler {
         drawn += 1;
         Ok(LeaseName { key: drawn, secret: 0 })
     };
-    let setup = Setup { role: Role::Both, engine_id: "0".to_owned(), sizes: (1, 1, 1), backoff: 0 };
+    let setup = Setup {
+        role: Role::Both,
+        engine_id: "0".to_owned(),
+        sizes: (1, 1, 1),
+        backoff: 0,
+        metaservers: None,
+    };
     let mut scheduler = Scheduler::new(setup, Box::new(draw));
     scheduler.set_owner(owner(1));
     scheduler

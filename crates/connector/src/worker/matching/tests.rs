@@ -15,6 +15,8 @@ use crate::scheduler::{Finish, NewRequest, Scheduler, Setup};
 use crate::table::{Instance, NOTE};
 use crate::worker::{Timing, Worker};
 
+mod pushing;
+
 const WAIT: Duration = Duration::from_secs(60);
 const HEADS: u32 = 4;
 const BLOCKS: usize = 8;
@@ -110,9 +112,13 @@ impl Running {
     }
 
     fn of(order: Order, tp: u32, dtype: &str) -> Self {
+        Self::over(TransportKind::Loopback, order, tp, dtype)
+    }
+
+    fn over(transport: TransportKind, order: Order, tp: u32, dtype: &str) -> Self {
         let open = || {
             let builder = Engine::builder().listen("127.0.0.1:0".parse().unwrap());
-            builder.transports(&[TransportKind::Loopback]).open().unwrap()
+            builder.transports(&[transport]).open().unwrap()
         };
         let about = about_of(order, tp, dtype);
         let ranks: Vec<(Worker, Region)> = (0..tp)
@@ -134,7 +140,13 @@ impl Running {
         let listener = open();
         let descriptors = ranks.iter().map(|(worker, _)| worker.handshake()).collect();
         listener.show_note(NOTE, Instance { about: about.to_value(), ranks: descriptors }.encode()).unwrap();
-        let setup = Setup { role: Role::Both, engine_id: "0".into(), sizes: (tp, 1, 1), backoff: 0 };
+        let setup = Setup {
+            role: Role::Both,
+            engine_id: "0".into(),
+            sizes: (tp, 1, 1),
+            backoff: 0,
+            metaservers: Some(vec![pushing::PROXY.into()]),
+        };
         let mut scheduler = Scheduler::new(setup, Box::new(lease_name));
         scheduler.set_owner(Owner::of(&listener.descriptor()).unwrap());
         Self { scheduler, listener, ranks, tp, order }

@@ -16,7 +16,7 @@ use crate::ids::{Ids, RowMove};
 use crate::params::Owner;
 use crate::scheduler::{Finish, NewRequest, Scheduler, Setup};
 use crate::table::{CACHE, Instance as Shown, NOTE};
-use crate::worker::mapping::{Blocks, Mapper, Pull, RouteMap, Scratch};
+use crate::worker::mapping::{Blocks, Cut, Mapper, Open, Pull, RouteMap, Scratch};
 use crate::worker::tickets::{Ask, FailedLoad, Failure};
 use crate::worker::{Timing, Worker};
 
@@ -97,8 +97,13 @@ impl Instance {
         let about = json!({"ranks": ranks, "dtype": options.dtype});
         let table = Shown { about, ranks: reached };
         listener.show_note(NOTE, table.encode()).expect("the note is shown");
-        let setup =
-            Setup { role: Role::Both, engine_id: "0".to_owned(), sizes: (ranks as u32, 1, 1), backoff: 0 };
+        let setup = Setup {
+            role: Role::Both,
+            engine_id: "0".to_owned(),
+            sizes: (ranks as u32, 1, 1),
+            backoff: 0,
+            metaservers: None,
+        };
         let mut scheduler = Scheduler::new(setup, Box::new(lease_name));
         scheduler.set_owner(Owner::of(&listener.descriptor()).expect("an engine names itself"));
         let scheduler = Mutex::new(scheduler);
@@ -328,6 +333,21 @@ impl Mapper for Whole {
         let theirs = about["ranks"].as_u64().expect("the harness says it") as usize;
         Ok(Box::new(WholeMap { ours: self.clone(), theirs }))
     }
+
+    fn aim(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure> {
+        self.map(about)
+    }
+
+    fn awaited(&self, blocks: &[Vec<u32>], from: u64) -> Result<Open, Failure> {
+        let rest: Vec<Vec<u32>> =
+            blocks.iter().map(|group| group[(from / TOKENS) as usize..].to_vec()).collect();
+        let bytes = rest.iter().map(|group| group.len() as u64 * BLOCK).sum();
+        Ok(Open { blocks: self.lent(&rest)?, bytes })
+    }
+
+    fn cut(&self) -> Result<Cut, Failure> {
+        Ok(Cut { layers: vec![0], tokens: TOKENS })
+    }
 }
 
 impl RouteMap for WholeMap {
@@ -335,10 +355,10 @@ impl RouteMap for WholeMap {
         let source = |rank: usize| rank.min(self.theirs - 1);
         let readers = |rank| (0..self.ours.ranks).filter(|reader| source(*reader) == rank).count() as u32;
         let mine = source(self.ours.rank);
-        let mut pulls = vec![Pull { rank: mine, holders: readers(mine), shares: vec![mine] }];
+        let mut pulls = vec![Pull { rank: mine, holders: readers(mine), place: 0, shares: vec![mine] }];
         if self.ours.rank == 0 {
             let idle = (0..self.theirs).filter(|rank| readers(*rank) == 0);
-            pulls.extend(idle.map(|rank| Pull { rank, holders: 1, shares: vec![] }));
+            pulls.extend(idle.map(|rank| Pull { rank, holders: 1, place: 0, shares: vec![] }));
         }
         Ok(pulls)
     }
