@@ -20,7 +20,7 @@ WAITING_SECONDS = 2
 
 def prefill_killed(instances: Instances, known: Reference, seen: Seen) -> None:
     """The prefill instance is killed when it has answered and lent its blocks, and started again."""
-    with instances.entry("proxy") as (entry, proxy):
+    with instances.entry(instances.scenario.routers[0]) as (entry, proxy):
         entry.reset()
         proxy.between = instances.prefill.kill
         seen.hit = rounds.some(entry, known.answers, ("some",))
@@ -34,7 +34,7 @@ def prefill_stopped(instances: Instances, known: Reference, seen: Seen) -> None:
 
     It lives and its connections stay: nothing but time tells of it. The decode instance serves others meanwhile.
     """
-    with instances.entry("proxy") as (entry, proxy):
+    with instances.entry(instances.scenario.routers[0]) as (entry, proxy):
         entry.reset()
         proxy.between = instances.prefill.pause
         try:
@@ -61,7 +61,7 @@ def decode_killed(instances: Instances, known: Reference, seen: Seen) -> None:
             if legs == DEADLY_LEG:
                 instances.decode.kill()
 
-    with instances.entry("proxy") as (entry, proxy):
+    with instances.entry(instances.scenario.routers[0]) as (entry, proxy):
         entry.reset()
         proxy.between = between
         seen.hit = rounds.at_once(entry, known.answers)
@@ -71,7 +71,7 @@ def decode_killed(instances: Instances, known: Reference, seen: Seen) -> None:
 
 
 def afterwards(instances: Instances, known: Reference, seen: Seen) -> None:
-    with instances.entry("proxy") as (entry, _):
+    with instances.entry(instances.scenario.routers[0]) as (entry, _):
         seen.after_fault = rounds.some(entry, known.answers, AFTERWARDS)
         seen.held = entry.given_back()
 

@@ -31,6 +31,7 @@ class Instances:
         self.npus.mkdir(parents=True)
         new_key(self.key_file)
         self.bootstrap: int | None = None
+        (self.metaserver,) = free_ports(1)
         self.prefill = self.start("prefill")
         try:
             self.decode = self.start("decode")
@@ -45,7 +46,7 @@ class Instances:
         ports = {name: str(port) for name, port in zip(names, free_ports(len(names)))}
         if side == "prefill":
             self.bootstrap = int(ports["bootstrap_port"])
-        ports |= {"key_file": str(self.key_file), "cann": str(self.cann), "npus": str(self.npus)}
+        ports |= {"metaserver_port": str(self.metaserver), "key_file": str(self.key_file), "cann": str(self.cann), "npus": str(self.npus)}
         environment = {name: filled(value, ports)
                        for name, value in (connector.environment | self.scenario.environment).items()}
         transfer = filled(connector.config, ports) | {"kv_role": ROLES[side]}
@@ -85,6 +86,9 @@ class Instances:
                 yield Entry(process.url, prefill, decode), None
             finally:
                 process.stop(5)
+        elif name == "proxy-layerwise":
+            with Proxy([Pair(prefill, decode)], "layerwise", port=self.metaserver) as proxy:
+                yield Entry(proxy.url, prefill, decode, proxy), proxy
         elif name in ("proxy", "proxy-absent"):
             dialect = "nixl-absent" if name == "proxy-absent" else dialect
             with Proxy([Pair(prefill, decode, f"http://127.0.0.1:{self.bootstrap}")], dialect) as proxy:

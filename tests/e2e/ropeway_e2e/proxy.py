@@ -1,4 +1,4 @@
-"""The built-in prefill-decode proxy: NIXL's dialect with null or absent keys, or Mooncake's; tries other pairs."""
+"""The built-in prefill-decode proxy: NIXL's dialect with null or absent keys, Mooncake's, or layer by layer; tries other pairs."""
 
 import http.client
 import json
@@ -16,6 +16,7 @@ from .client import connect, fetch
 
 NULL_KEYS = ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port")
 TIMEOUT = 180
+METASERVER = "/v1/metaserver"
 
 
 class Refused(Exception):
@@ -51,17 +52,23 @@ class Trip:
 
 @dataclass
 class Proxy:
-    """A proxy over pairs, tried in order from one that moves round. `dialect` is `nixl`, `nixl-absent`, `mooncake`."""
+    """A proxy over pairs, tried in order from one that moves round. `dialect` is `nixl`, `nixl-absent`, `mooncake`, `layerwise`.
+
+    `port`: where it listens; a free one unless said.
+    """
 
     pairs: list[Pair]
     dialect: str = "nixl"
     trips: list[Trip] = field(default_factory=list)
     # Called once the prefill leg is answered, before the decode leg is sent: the moment at which a fault hurts most.
     between: Callable[[], None] = lambda: None
+    port: int = 0
 
     def __post_init__(self) -> None:
         self.turn, self.lock = 0, threading.Lock()
-        self.server = Server(("127.0.0.1", 0), handler_of(self))
+        # Journeys whose decode instance may ask for a prefill, by the id that it knows them by.
+        self.asking: dict[str, Journey] = {}
+        self.server = Server(("127.0.0.1", self.port), handler_of(self))
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
@@ -85,16 +92,30 @@ class Proxy:
         for pair in self.order():
             trip.tries += 1
             try:
-                return Journey(self.dialect, pair, client, path, body, trip, self.between).run(send)
+                return Journey(self.dialect, pair, client, path, body, trip, self.between, self).run(send)
             except Refused as refusal:
                 said.append(str(refusal))
                 if send.begun:
                     break
-            except ClientGone:
+            except (ClientGone, BrokenPipeError, ConnectionResetError):
                 trip.error = "the client left"
                 return None
         trip.error = "; ".join(said)
         return send.fail(502, trip.error)
+
+    def prefill_for(self, params: dict, send: "Reply") -> None:
+        """A decode instance says where it waits for a prompt's KV."""
+        asked = str(params.get("request_id"))
+        with self.lock:
+            journey = next((one for name, one in self.asking.items() if name in asked), None)
+        if journey is None:
+            return send.fail(404, f"nobody asks for {asked}")
+        try:
+            journey.layer_by_layer(params)
+        except (Refused, ClientGone) as refusal:
+            return send.fail(502, str(refusal))
+        send.begin(200, "application/json")
+        return send.data(b"{}")
 
 
 class Server(ThreadingHTTPServer):
@@ -143,6 +164,8 @@ def handler_of(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             except ValueError as error:
                 return reply.fail(400, f"not JSON: {error}")
+            if self.path == METASERVER:
+                return proxy.prefill_for(body, reply)
             return proxy.carry(self.connection, self.path, body, reply)
 
         def log_message(self, *_: object) -> None:
@@ -162,11 +185,15 @@ class Journey:
     body: dict
     trip: Trip
     between: Callable[[], None]
+    proxy: Proxy
+    headers: dict[str, str] = field(default_factory=dict)
 
     def run(self, send: Reply) -> None:
         headers = {"Content-Type": "application/json", "X-Request-Id": f"e2e-{uuid.uuid4()}"}
         if self.dialect == "mooncake":
             return self.run_mooncake(headers, send)
+        if self.dialect == "layerwise":
+            return self.run_layerwise(headers, send)
         nulls = {} if self.dialect == "nixl-absent" else dict.fromkeys(NULL_KEYS)
         params = self.prefill({"do_remote_decode": True, "do_remote_prefill": False} | nulls, headers)
         if not params:
@@ -191,6 +218,24 @@ class Journey:
             leg = other.submit(self.prefill, first, headers)
             self.decode(second, headers, send)
             leg.result()
+
+    def run_layerwise(self, headers: dict[str, str], send: Reply) -> None:
+        """The decode instance first; it asks for the prefill."""
+        name, self.headers = headers["X-Request-Id"], headers
+        with self.proxy.lock:
+            self.proxy.asking[name] = self
+        try:
+            self.decode({"do_remote_prefill": True, "do_remote_decode": False,
+                         "metaserver": self.proxy.url + METASERVER}, headers, send)
+        finally:
+            with self.proxy.lock:
+                del self.proxy.asking[name]
+
+    def layer_by_layer(self, params: dict) -> None:
+        """The prefill leg, told where its KV is wanted."""
+        self.trip.params = params
+        self.between()
+        self.prefill({name: value for name, value in params.items() if name not in ("request_id", "token_ids")}, self.headers)
 
     def prefill(self, params: dict, headers: dict[str, str]) -> dict | None:
         body = {key: value for key, value in self.body.items() if key not in ("stream_options", "min_tokens")}

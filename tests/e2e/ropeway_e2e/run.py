@@ -127,7 +127,7 @@ class Run:
 
     def struck(self, instances: Instances, name: str, known: Reference) -> Row:
         """What a fault of the pair shows."""
-        row, start = row_of(instances.scenario, f"proxy, {name}"), time.monotonic()
+        row, start = row_of(instances.scenario, f"{instances.scenario.routers[0]}, {name}"), time.monotonic()
         seen = Seen(references=known.answers)
         try:
             FAULTS[name](instances, known, seen)

@@ -15,7 +15,7 @@ class Connector:
     """A connector as vLLM is told of it.
 
     Strings in `config` and `environment` may hold `{side_port}` and `{bootstrap_port}`: free ports, other ones for
-    each instance; `{key_file}`: a file with a fresh key; `{cann}`, `{npus}`: a software CANN, and where its NPUs keep
+    each instance; `{metaserver_port}`: the one of `proxy-layerwise`; `{key_file}`: a file with a fresh key; `{cann}`, `{npus}`: a software CANN, and where its NPUs keep
     their memory: the same for both. `metrics` must be on the decode instance once KV was moved; `transfer_time` is a
     histogram there.
     """
@@ -149,6 +149,10 @@ ROPEWAY_CHILD = replace(
         {"kv_connector": "ExampleConnector", "kv_role": "kv_both",
          "kv_connector_extra_config": {"shared_storage_path": "{key_file}-{side_port}"}}]}})
 
+# The prefill instance writes each layer as it is computed; the chunks of long prompts are short.
+ROPEWAY_PUSH = ropeway("tcp", {"mode": "push", "metaservers": ["http://127.0.0.1:{metaserver_port}"]})
+CHUNKED = ("--max-num-batched-tokens", "96")
+
 NGRAM = ("--speculative-config", json.dumps(
     {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}))
 TWO_RANKS = ("--data-parallel-size", "2")
@@ -198,6 +202,7 @@ SCENARIOS = (
     # The second rank takes the port after.
     Scenario("ropeway-dp", ropeway("tcp", kv_port="{side_port}"), routers=("proxy",), arguments=(TWO_RANKS, TWO_RANKS),
              timed=0),
+    Scenario("ropeway-push", ROPEWAY_PUSH, routers=("proxy-layerwise",), arguments=(CHUNKED, ()), faults=("P killed",)),
     Scenario("ropeway-ngram", ropeway("shm"), routers=("proxy",), arguments=(NGRAM, NGRAM), timed=0),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),

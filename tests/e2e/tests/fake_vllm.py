@@ -7,6 +7,8 @@ import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from urllib.parse import urlsplit
+
 from ropeway_e2e.client import fetch
 
 BLOCK = 32
@@ -33,6 +35,7 @@ class FakeVllm:
     def __init__(self, *wrong: str, metrics: tuple[str, ...] = (), token_s: float = 0.0) -> None:
         self.wrong, self.metrics, self.token_s = set(wrong), metrics, token_s
         self.lent: dict[str, str] = {}
+        self.pushed: dict[str, str] = {}
         self.cached: set[str] = set()
         self.counted, self.running, self.resets, self.aborted = dict(ZERO), 0, 0, 0
         self.requests: list[dict] = []
@@ -71,7 +74,9 @@ class FakeVllm:
         """The KV of a request: cached, pulled or computed; and counted as such."""
         prompt, params = body["prompt"], body.get("kv_transfer_params") or {}
         own, count = kv_of(prompt), len(prompt)
-        if params.get("do_remote_prefill"):
+        if params.get("metaserver"):
+            kv, source = self.asked_for(body, params["metaserver"]), "external_kv_transfer"
+        elif params.get("do_remote_prefill"):
             kv = fetch(f"http://{params['remote_host']}:{params['remote_port']}",
                        f"/lent/{params['remote_request_id']}").decode()
             source = "external_kv_transfer"
@@ -85,6 +90,18 @@ class FakeVllm:
             self.counted[source] += count
             self.cached.add(own)
         return kv
+
+    def asked_for(self, body: dict, metaserver: str) -> str:
+        """The KV that an instance pushes here, once the metaserver has asked one."""
+        parts, name = urlsplit(metaserver), str(uuid.uuid4())
+        params = {"request_id": f"cmpl-{body['id']}-0", "token_ids": [], "do_remote_prefill": False, "do_remote_decode": True,
+                  "remote_host": "127.0.0.1", "remote_port": self.port, "remote_request_id": name}
+        fetch(f"http://{parts.netloc}", parts.path, "POST", params)
+        return self.pushed.pop(name)
+
+    def push(self, params: dict, kv: str) -> None:
+        fetch(f"http://{params['remote_host']}:{params['remote_port']}", f"/pushed/{params['remote_request_id']}", "POST",
+              {"kv": kv})
 
     def page(self, path: str) -> bytes:
         if path == "/health":
@@ -120,7 +137,11 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
                 fake.cached.clear()
                 return self.head(200, "text/plain")
             body = json.loads(text)
+            if self.path.startswith("/pushed/"):
+                fake.pushed[self.path.removeprefix("/pushed/")] = body["kv"]
+                return self.head(200, "text/plain")
             fake.requests.append(body)
+            body = body | {"id": self.headers.get("X-Request-Id")}
             if "refuse" in fake.wrong:
                 self.head(500, "application/json")
                 return self.wfile.write(b'{"error": "refused by the fake"}')
@@ -139,7 +160,10 @@ def handler_of(fake: FakeVllm) -> type[BaseHTTPRequestHandler]:
             tokens = answer_of(kv, body["max_tokens"])
             params = body.get("kv_transfer_params") or {}
             if not body.get("stream"):
-                lent = fake.lend(body["prompt"]) if params.get("do_remote_decode") else None
+                pushes = params.get("do_remote_decode") and params.get("remote_request_id")
+                if pushes:
+                    fake.push(params, kv)
+                lent = fake.lend(body["prompt"]) if params.get("do_remote_decode") and not pushes else None
                 lent = None if "no_params" in fake.wrong else lent
                 self.head(200, "application/json")
                 choice = {"token_ids": tokens, "finish_reason": "length"}

@@ -135,7 +135,7 @@ def test_every_scenario_can_be_built_and_chosen_by_name():
     assert {fault for one in scenarios.SCENARIOS for fault in one.faults} == set(faults.FAULTS), "each is in a scenario"
     for one in scenarios.SCENARIOS:
         json.dumps(one.connector.config)
-        assert set(one.routers) <= {"proxy", "proxy-absent", "vllm-router", "kthena-like"}
+        assert set(one.routers) <= {"proxy", "proxy-absent", "proxy-layerwise", "vllm-router", "kthena-like"}
 
 
 def test_folders_are_meant_from_where_the_harness_was_called():

@@ -5,7 +5,7 @@ import time
 
 from fake_vllm import FakeVllm, answer_of, kv_of
 from ropeway_e2e.client import body_of, complete, fetch
-from ropeway_e2e.proxy import NULL_KEYS, Pair, Proxy
+from ropeway_e2e.proxy import METASERVER, NULL_KEYS, Pair, Proxy
 
 PROMPT = list(range(10, 60))
 EXPECTED = answer_of(kv_of(PROMPT), 8)
@@ -108,3 +108,34 @@ def test_in_the_mooncake_dialect_both_legs_carry_the_same_transfer_id():
             first, second = (one.requests[0]["kv_transfer_params"] for one in (prefill, decode))
             assert first["transfer_id"] == second["transfer_id"] and first["do_remote_decode"]
             assert (second["remote_engine_id"], second["remote_bootstrap_addr"]) == ("fake", prefill.url)
+
+
+def test_layer_by_layer_the_decode_instance_is_asked_first_and_asks_for_the_prefill():
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)], "layerwise") as proxy:
+        answer = complete(proxy.url, body_of(PROMPT, 8))
+        assert answer.good and answer.tokens == EXPECTED
+        assert decode.counted["external_kv_transfer"] == len(PROMPT)
+        first = prefill.requests[0]
+        assert (first["max_tokens"], first["stream"]) == (1, False)
+        assert first["kv_transfer_params"]["remote_port"] == decode.port
+        assert "request_id" not in first["kv_transfer_params"] and proxy.asking == {}
+        assert proxy.trips[0].prefill_s and proxy.trips[0].params
+
+
+def test_layer_by_layer_a_prefill_that_is_refused_is_told_to_the_decode_instance():
+    with FakeVllm("refuse") as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)], "layerwise") as proxy:
+        assert complete(proxy.url, body_of(PROMPT, 8)).error
+        assert decode.counted["external_kv_transfer"] == 0 and proxy.asking == {}
+
+
+def test_layer_by_layer_nobody_else_is_prefilled_for():
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)], "layerwise") as proxy:
+        said = complete(proxy.url, body_of(PROMPT, 8))
+        assert said.good
+        try:
+            fetch(proxy.url, METASERVER, "POST", {"request_id": "cmpl-stranger-0"})
+        except OSError as error:
+            assert "404" in str(error)
+        else:
+            raise AssertionError("a stranger was served")
+        assert len(prefill.requests) == 1

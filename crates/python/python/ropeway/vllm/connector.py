@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropeway import _log
 from ropeway import _ropeway as native
-from ropeway.vllm import generations
+from ropeway.vllm import generations, metaserver
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorHandshakeMetadata,
@@ -99,9 +99,25 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
         if request.kv_transfer_params:
             ids = generations.select(self._kv_cache_config, blocks.get_block_ids())
             self._scheduler.allocated(request.request_id, ids, num_external_tokens)
+            for name, url, body in self._scheduler.take_asks():
+                metaserver.post(name, url, body, self._scheduler.ask_failed)
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
+        if self._config.pushes and self._config.produces:
+            self._tell(scheduler_output)
         return StepMetadata(self._scheduler.build_meta())
+
+    def _tell(self, step: Any) -> None:
+        """Of the step's requests those whose KV is written elsewhere: their new blocks, and where the step ends."""
+        for name in step.preempted_req_ids or ():
+            self._scheduler.preempted(name)
+        known = step.scheduled_cached_reqs
+        requests = [(one.req_id, one.block_ids, one.num_computed_tokens) for one in step.scheduled_new_reqs]
+        requests += zip(known.req_ids, known.new_block_ids, known.num_computed_tokens, strict=True)
+        for name, blocks, computed in requests:
+            if self._scheduler.is_pushing(name):
+                more = generations.select(self._kv_cache_config, blocks) if blocks else []
+                self._scheduler.computing(name, list(more), computed + step.num_scheduled_tokens[name])
 
     def update_connector_output(self, connector_output: Any) -> None:
         sent, received = connector_output.finished_sending, connector_output.finished_recving
@@ -147,17 +163,30 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
         return Handshake(self._worker.native.handshake())
 
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        super().bind_connector_metadata(connector_metadata)
+        if self._config.pushes:
+            # Before the step computes: newer vLLM calls start_load_kv after it.
+            self._worker.start(self._get_connector_metadata().messages)
+
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        self._worker.start(self._get_connector_metadata().messages)
+        if not self._config.pushes:
+            self._worker.start(self._get_connector_metadata().messages)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
         return
 
+    def on_kv_cache_written(self, layer_name: str) -> None:
+        """vllm-ascend tells of a layer as soon as its cache is written, before its attention is computed."""
+        self._worker.layer_written(layer_name)
+
     def save_kv_layer(self, layer_name: str, kv_layer: Any, attn_metadata: Any, **kwargs: Any) -> None:
-        return
+        if self._config.pushes:
+            self._worker.layer_computed(layer_name)
 
     def wait_for_save(self) -> None:
-        return
+        if self._config.pushes:
+            self._worker.step_computed()
 
     def _polled(self) -> generations.Polled:
         polled: generations.Polled = self._worker.poll()

@@ -37,6 +37,8 @@ class Worker:
         self._engine = native.open_worker_engine(config, self._pp * tensor + self._tp, self._npu)
         self._zeros: Any = None
         self.native: Any = None
+        # Layers that were told of before their attention was computed.
+        self._written: set[str] = set()
 
     def memory(self) -> Any:
         """What vLLM allocates the cache under; None for its own way."""
@@ -76,7 +78,27 @@ class Worker:
         kernels that write what is lent, and kernels that still use what is loaded into. On the CPU it is done by now.
         """
         if messages:
-            self.native.start(messages, None if self._npu is None else self._launched())
+            self.native.start(messages, self._behind_all())
+
+    def layer_written(self, name: str) -> None:
+        """The KV of a layer is in the cache behind what was launched so far."""
+        if self.native is not None and self.native.is_pushing():
+            self._written.add(name)
+            self.native.layer_computed(views.layer_number(name), self._behind_all())
+
+    def layer_computed(self, name: str) -> None:
+        """The same, told after the layer's attention."""
+        if name not in self._written:
+            self.layer_written(name)
+
+    def step_computed(self) -> None:
+        """All layers of the step are in the cache behind what was launched so far."""
+        self._written.clear()
+        if self.native is not None and self.native.is_pushing():
+            self.native.step_computed(self._behind_all())
+
+    def _behind_all(self) -> native.Event | None:
+        return None if self._npu is None else self._launched()
 
     def _launched(self) -> native.Event:
         """Fires when the compute stream has done all that was launched on it so far."""
