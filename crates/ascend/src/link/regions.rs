@@ -201,18 +201,18 @@ impl LinkCore {
     pub(super) fn release_all(&self) {
         let held: Vec<RegionId> = {
             let mut tables = self.tables();
-            let held = |import: &Import| matches!(import, Import::Ready { .. } | Import::Leaving);
-            let regions =
-                tables.imports.iter().filter(|(_, import)| held(import)).map(|(region, _)| *region).collect();
-            tables.imports.clear();
-            regions
+            // Known until it is released: an owner that withdraws it meanwhile must not hear that it is gone.
+            tables.imports.retain(|_, import| matches!(import, Import::Ready { .. } | Import::Leaving));
+            tables.imports.values_mut().for_each(|import| *import = Import::Leaving);
+            tables.imports.keys().copied().collect()
         };
         let mut mover = self.mover();
-        let Some(mover) = mover.as_mut() else { return };
         for region in held {
-            if let Err(error) = mover.release(region) {
+            let released = mover.as_mut().map_or(Ok(()), |mover| mover.release(region));
+            if let Err(error) = released {
                 tracing::error!(%region, %error, "an import was not released");
             }
+            self.tables().imports.remove(&region);
         }
     }
 }

@@ -63,6 +63,7 @@ struct State {
     connections: usize,
     /// Run inside of the next registration.
     registering: Option<Box<dyn FnOnce() + Send>>,
+    releasing: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A request that the hardware has.
@@ -116,6 +117,7 @@ impl Hardware {
             kept: Vec::new(),
             connections: 0,
             registering: None,
+            releasing: None,
         };
         Self(Arc::new(Inner { state: Mutex::new(state), changed: Condvar::new() }))
     }
@@ -169,6 +171,11 @@ impl Hardware {
     /// Runs `call` inside of the next registration.
     pub(super) fn while_registering(&self, call: impl FnOnce() + Send + 'static) {
         self.lock().registering = Some(Box::new(call));
+    }
+
+    /// Runs `call` inside of the next release of an import.
+    pub(super) fn while_releasing(&self, call: impl FnOnce() + Send + 'static) {
+        self.lock().releasing = Some(Box::new(call));
     }
 
     pub(super) fn kill_peer(&self) {
@@ -337,6 +344,10 @@ unsafe impl Mover for FakeMover {
     }
 
     fn release(&mut self, region: RegionId) -> Result<()> {
+        let meanwhile = self.hardware.lock().releasing.take();
+        if let Some(call) = meanwhile {
+            call();
+        }
         self.hardware.lock().call(Call::Release(region));
         Ok(())
     }

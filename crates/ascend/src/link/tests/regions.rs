@@ -1,5 +1,6 @@
 //! Regions across a link: asked for, withdrawn, used as local ends, registered late.
 
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ropeway_core::{ErrorKind, Op, StatusKind};
@@ -53,6 +54,25 @@ fn a_withdrawn_region_waits_for_its_last_batch() {
     far.sink.await_told(&Told::Withdrawn(region(1)));
     assert!(!far.hardware.holds(region(1)), "deregistered before the engine heard of it");
     assert_eq!(near.hardware.count(|call| *call == Call::Release(region(1))), 1);
+}
+
+#[test]
+fn an_owner_hears_that_a_region_is_let_go_of_when_it_is_and_not_while_a_link_ends() {
+    let (near, far) = pair();
+    far.lend(1, 4096, 7, &near);
+    near.link.import(region(1), soon()).unwrap();
+    let (theirs, hardware) = (Arc::clone(&far.link), far.hardware.clone());
+    let (sender, held) = mpsc::channel();
+    // The owner withdraws it while the importer's end is letting go.
+    near.hardware.while_releasing(move || {
+        assert_eq!(theirs.withdraw(region(1)), Fenced::Pending);
+        std::thread::sleep(Duration::from_millis(200));
+        sender.send(hardware.holds(region(1))).unwrap();
+    });
+    near.link.close();
+    assert!(held.recv_timeout(Duration::from_secs(60)).unwrap(), "deregistered under its importer");
+    far.sink.await_closed();
+    assert!(!far.hardware.holds(region(1)));
 }
 
 #[test]
