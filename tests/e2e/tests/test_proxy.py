@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from fake_vllm import FakeVllm, answer_of, kv_of
 from ropeway_e2e.client import body_of, complete, fetch
@@ -141,3 +142,28 @@ def test_layer_by_layer_nobody_else_is_prefilled_for():
         else:
             raise AssertionError("a stranger was served")
         assert len(prefill.requests) == 1
+
+
+def test_layer_by_layer_requests_at_once_each_get_the_prefill_of_their_own_prompt():
+    prompts = [list(range(start, start + 50)) for start in range(10, 90, 10)]
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)], "layerwise") as proxy:
+        with ThreadPoolExecutor(len(prompts)) as clients:
+            answers = list(clients.map(lambda prompt: complete(proxy.url, body_of(prompt, 8)), prompts))
+        assert [one.tokens for one in answers] == [answer_of(kv_of(prompt), 8) for prompt in prompts]
+        assert sorted(one["prompt"] for one in prefill.requests) == prompts
+
+
+def test_layer_by_layer_the_metaserver_answers_a_refused_prefill_with_an_error_of_its_own():
+    told = []
+
+    class Decode(FakeVllm):
+        def asked_for(self, body: dict, metaserver: str) -> str:
+            try:
+                return super().asked_for(body, metaserver)
+            except Exception as error:
+                told.append(str(error))
+                raise
+
+    with FakeVllm("refuse") as prefill, Decode() as decode, Proxy([Pair(prefill.url, decode.url)], "layerwise") as proxy:
+        assert complete(proxy.url, body_of(PROMPT, 8)).error
+        assert len(told) == 1 and "502" in told[0] and "refused by the fake" in told[0]
