@@ -202,7 +202,8 @@ SCENARIOS = (
     # The second rank takes the port after.
     Scenario("ropeway-dp", ropeway("tcp", kv_port="{side_port}"), routers=("proxy",), arguments=(TWO_RANKS, TWO_RANKS),
              timed=0),
-    Scenario("ropeway-push", ROPEWAY_PUSH, routers=("proxy-layerwise",), arguments=(CHUNKED, ()), faults=("P killed",)),
+    # Behind the other proxy the same instances pull.
+    Scenario("ropeway-push", ROPEWAY_PUSH, routers=("proxy-layerwise", "proxy"), arguments=(CHUNKED, ()), faults=("P killed",)),
     Scenario("ropeway-ngram", ropeway("shm"), routers=("proxy",), arguments=(NGRAM, NGRAM), timed=0),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),

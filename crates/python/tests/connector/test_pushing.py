@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +21,14 @@ LAYERS = [f"model.layers.{layer}.self_attn.attn" for layer in range(fakes.LAYERS
 
 
 @contextmanager
-def proxy(status: int = 200) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def proxy(status: int = 200, after: float = 0.0) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Its origin, and what is posted to it."""
     posted: list[dict[str, Any]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))) | {"path": self.path})
+            time.sleep(after)
             self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -153,6 +155,18 @@ def test_a_layer_that_is_told_of_early_is_not_told_of_twice(pair: tuple[Instance
 def test_a_metaserver_that_refuses_fails_the_load_at_once(instance: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(Instance, "step", idle)
     with proxy(404) as (origin, _):
+        consumer = instance("kv_consumer", mode="push", metaservers=[origin])
+        wanted(consumer, f"{origin}/v1/metaserver")
+        until(lambda: consumer.received, consumer)
+        assert consumer.failed == consumer.received
+
+
+def test_a_refusal_that_comes_when_the_prompt_was_to_be_computed_fails_the_load(
+    instance: Make, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> None:
+    monkeypatch.setattr(Instance, "step", idle)
+    monkeypatch.setattr("ropeway.vllm.metaserver._TELL_SECONDS", 0.2)
+    with proxy(502, after=1.0) as (origin, _):
         consumer = instance("kv_consumer", mode="push", metaservers=[origin])
         wanted(consumer, f"{origin}/v1/metaserver")
         until(lambda: consumer.received, consumer)

@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-# To be reached and to take the words. It may answer when the prompt is computed, and the lease says how long that may take.
-_SECONDS = 10.0
+# For it to be reached and to take the words; and to answer, which it may do when the prompt is computed. A refusal that comes
+# later than that is not heard: the lease then ends by its own times.
+_TELL_SECONDS = 10.0
+_ANSWER_SECONDS = 120.0
 
 
 def post(request: str, url: str, body: str, failed: Callable[[str, str], None]) -> threading.Thread:
@@ -32,11 +34,12 @@ def _status(url: str, body: str) -> int | None:
     """What it answers; None when it takes its time."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.netloc, timeout=_SECONDS)
+    connection = kind(parts.netloc, timeout=_TELL_SECONDS)
     try:
         path = parts.path or "/"
         connection.request("POST", f"{path}?{parts.query}" if parts.query else path, body=body,
                            headers={"Content-Type": "application/json"})
+        connection.sock.settimeout(_ANSWER_SECONDS)
         try:
             return connection.getresponse().status
         except TimeoutError:
