@@ -1,9 +1,10 @@
-//! The worker half: leases, claims and pulls over one engine.
+//! The worker half: leases, claims, pulls and pushes over one engine.
 //!
-//! vLLM's threads only tell ([`Worker::start`]) and ask ([`Worker::poll`]); neither waits for a peer. Whatever takes a
+//! vLLM's threads only tell ([`Worker::start`]) and ask ([`Worker::poll`]); neither waits for a peer, but for
+//! blocks that vLLM takes from a prompt that is being pushed. Whatever takes a
 //! round trip (connecting, rank tables, claims, routes) is a task on one thread of the worker's own, and so is waiting for
 //! the end of transfers, so that a producer has its blocks back while a long step runs here. Reads whose grants are there
-//! are posted by the telling thread itself.
+//! are posted by the telling thread itself, and so are writes of layers that are computed.
 
 mod claims;
 mod expecting;
