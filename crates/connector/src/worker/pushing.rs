@@ -384,15 +384,18 @@ impl Inner {
     fn push_over(&self, push: &Push) {
         let targets = {
             let mut state = push.state();
-            (state.is_closed, state.is_over) = (true, true);
+            state.is_closed = true;
             state.waiting.clear();
             state.targets.take()
         };
         drop(targets);
+        {
+            let mut ledger = self.ledger();
+            ledger.pushes.remove(&push.ticket);
+            ledger.tickets.lent_ended(push.ticket);
+        }
+        push.state().is_over = true;
         push.over.notify_all();
-        let mut ledger = self.ledger();
-        ledger.pushes.remove(&push.ticket);
-        ledger.tickets.lent_ended(push.ticket);
     }
 }
 
