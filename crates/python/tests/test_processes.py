@@ -117,7 +117,7 @@ def test_ctrl_c_ends_a_wait_and_nothing_else(what: str) -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import pair
-import ropeway, socket
+import ropeway, signal, socket
 all = pair([[0]])
 event = ropeway.Event()
 transfer = all.route.read(all.grant, [[1]], [[0]]).submit(after=event)
@@ -132,6 +132,8 @@ if {what!r} == "connect":
     quiet = ropeway.Engine(listen="127.0.0.1:0", advertise="127.0.0.1:%d" % silent.getsockname()[1])
     SILENT = quiet.descriptor()
     quiet.close()
+# Whoever started the tests in the background had it ignored, for them and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 try:
     waits[{what!r}]()
