@@ -40,7 +40,7 @@ pub struct Setup {
     /// Tensor, pipeline and decode-context ranks: for those who read NIXL's keys.
     pub sizes: (u32, u32, u32),
     /// Trailing prompt tokens that a consumer computes itself, and a producer does not: 1 for models with recurrent state,
-    /// the drafter's window less one where several draft layers look ahead, 0 for others.
+    /// which cannot be taken back by a token, and 0 for others.
     pub backoff: u64,
     /// Where producers may be asked for that push to us (`http://proxy:8000`); none where nothing is pushed, by either
     /// side.
@@ -231,6 +231,9 @@ impl Scheduler {
         let Some(allowed) = &self.setup.metaservers else {
             return Err("mode is pull: a metaserver is for consumers that are pushed to".to_owned());
         };
+        if self.setup.backoff > 0 {
+            return Err("a recurrent state is not pushed".to_owned());
+        }
         match origin(&url) {
             Some(origin) if allowed.iter().any(|known| known == origin) => {
                 Ok(State::Awaiting { url, lease: None, here: 0 })
@@ -332,8 +335,14 @@ impl Scheduler {
             return Matched::default();
         };
         *known = here;
-        let wanted = if prompt > backoff { prompt - backoff } else { prompt };
-        let there = remote.tokens.map_or(wanted, u64::from).min(wanted);
+        let wanted = prompt.saturating_sub(backoff);
+        let there = match remote.tokens.map(u64::from) {
+            // A state is that after the producer's last token: one that went on past where we begin, or does not say where
+            // it ended, is of no use.
+            Some(tokens) if backoff > 0 && tokens > wanted => 0,
+            None if backoff > 0 => 0,
+            tokens => tokens.unwrap_or(wanted).min(wanted),
+        };
         let there = if remote.block_ids.iter().all(Vec::is_empty) { 0 } else { there };
         let tokens = there.saturating_sub(here);
         Matched { tokens, asynchronous: tokens > 0 }

@@ -50,6 +50,8 @@ class Seen:
     loads: tuple[int, int] | None = None
     # What the KV of a token takes, where all layers hold the same of each; None elsewhere.
     token_bytes: int | None = None
+    # Whether the last token of a prompt is never loaded.
+    recurrent: bool = False
     alive: dict[str, bool] = field(default_factory=dict)
     # By side: its processes and how many workers it has; not asked of connectors that do not say what is beneath.
     inside: dict[str, list[Inside]] = field(default_factory=dict)
@@ -191,7 +193,7 @@ def loads_counted(seen: Seen) -> list[str]:
         return []
     # vLLM computes the last token of a prompt that came over whole, and counts it so: of one token it counts no other.
     moved = [one.sources[EXTERNAL] or 1 for one in seen.sequential
-             if one.sources and (one.sources[EXTERNAL] or one.length == 1)]
+             if one.sources and (one.sources[EXTERNAL] or one.length == 1 and not seen.recurrent)]
     loads, counted = seen.loads
     wrong = [] if loads == len(moved) else [f"{len(moved)} prompts came over, the metrics tell of {loads} loads"]
     if seen.token_bytes is not None:

@@ -31,6 +31,11 @@ KINDS = {
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", COMMON | HEADS | {
         "query_pre_attn_scalar": 64, "sliding_window": 64,
         "layer_types": ["full_attention", "sliding_attention"] * 2}),
+    # Layers with attention take turns with short convolutions, which keep a state instead of tokens.
+    "lfm2": ("Lfm2Config", "Lfm2ForCausalLM", COMMON | {
+        "num_key_value_heads": 2, "conv_L_cache": 3, "conv_dim": 256, "block_dim": 256, "block_multiple_of": 1,
+        "block_auto_adjust_ff_dim": False, "block_ffn_dim_multiplier": 1.0,
+        "layer_types": ["conv", "full_attention"] * 2}),
     # Every layer dense: experts have no bearing on the KV cache.
     "mla": ("DeepseekV2Config", "DeepseekV2ForCausalLM", COMMON | {
         "num_key_value_heads": 4, "kv_lora_rank": 512, "q_lora_rank": None, "qk_nope_head_dim": 128,
@@ -38,6 +43,9 @@ KINDS = {
         "num_experts_per_tok": 1, "n_shared_experts": 1, "moe_intermediate_size": 128}),
 }
 TYPES = {"qwen2": "bfloat16"}
+# They keep a state that cannot be taken back by a token: a decode instance computes the last token of a prompt by itself, so of
+# one token it loads nothing.
+RECURRENT = {"lfm2"}
 
 SENTENCES = [
     "A lease keeps the blocks of a prompt until the last reader has let go of them.",

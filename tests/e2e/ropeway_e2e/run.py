@@ -110,6 +110,7 @@ class Run:
         if scenario.connector.load_bytes is not None and scenario.tensor_parallel == (1, 1):
             seen.loads = loads_between(before, Metrics.of(entry.decode), scenario.connector.load_bytes)
             seen.token_bytes = models.token_bytes(scenario.model)
+            seen.recurrent = scenario.model in models.RECURRENT
         row.first_token_ms = {one.prompt: rounds.median([one.answer.first_s]) for one in seen.sequential}
         for name in scenario.rounds:
             if name in rounds.ROUNDS:

@@ -212,7 +212,13 @@ SCENARIOS = (
     Scenario("spoiled-gemma3", SPOILED, "gemma3", routers=("proxy",), rounds=("sequential", "concurrent"), timed=0,
              must_fail=WRONG_TOKENS),
     Scenario("mooncake-qwen2", MOONCAKE, "qwen2", routers=("proxy",), timed=0),
+    Scenario("mooncake-ropeway-gemma3", DROP_IN, "gemma3", routers=("proxy",), timed=0),
     Scenario("mooncake-gemma3", MOONCAKE, "gemma3", routers=("proxy",), timed=0),
+    # Recurrent states beside attention. A single instance on the CPU gives other tokens when it has a part cached, or is asked
+    # two things at once.
+    Scenario("mooncake-lfm2", MOONCAKE, "lfm2", routers=("proxy",), rounds=("sequential",), reference="itself", timed=0),
+    Scenario("ropeway-lfm2", ropeway("shm"), "lfm2", routers=("proxy",), rounds=("sequential",), reference="mooncake-lfm2",
+             timed=0),
     # vLLM's prefill and decode kernels of MLA disagree on the CPU: no answer of a single instance is a reference,
     # and batches of other shapes change the tokens. So one at a time, and against another connector's tokens.
     Scenario("mooncake-mla", MOONCAKE, "mla", routers=("proxy",), rounds=("sequential",), reference="itself",

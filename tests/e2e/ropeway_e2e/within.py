@@ -27,8 +27,6 @@ OWN_TESTS = (
     "test_remote_prefill_lifecycle", "test_remote_decode_lifecycle", "test_kv_load_failure_recovery",
     "test_invalid_blocks_correctness", "test_error_propagation", "test_cache_pollution_prevention",
 )
-# Models with recurrent state are refused at start, so a producer shortens no prompt for them.
-LEFT_OUT = (f"{UNIT}/test_remote_prefill_lifecycle.py::test_p_side_chunked_prefill_mamba",)
 USED = re.compile(r"schedulers over RopewayConnector: (\d+)")
 
 
@@ -67,7 +65,6 @@ class Serverless:
         words: list[str] = []
         if self.own:
             words = ["-p", "e2e_shims.own_tests", *(f"{UNIT}/{name}.py" for name in OWN_TESTS)]
-            words += [word for one in LEFT_OUT for word in ("--deselect", one)]
         out.mkdir(parents=True, exist_ok=True)
         report, log = out / f"{self.name}.xml", out / f"{self.name}.log"
         command = [python, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(place), "--tb=short", "-q",

@@ -1,5 +1,7 @@
 """The rounds and checks against fakes: all pass when nothing is wrong, and each fails when its fact is false."""
 
+from dataclasses import replace
+
 import pytest
 from fake_vllm import BLOCK, FakeVllm, answer_of, kv_of
 from ropeway_e2e import checks, prompts, rounds
@@ -92,6 +94,13 @@ def test_metrics_that_count_other_loads_or_bytes_than_came_over_are_seen(good):
     for wrong in ({"loads": (len(moved) - 1, bytes_of)}, {"loads": (0, 0)}, {"loads": (len(moved), bytes_of + 1)},
                   {"token_bytes": 11}):
         assert failed(Seen(**vars(good) | true | wrong)) == {"loads_counted"}, wrong
+    # A model with recurrent state loads nothing of one token.
+    alone = next(one for one in good.sequential if one.length == 1)
+    loaded = replace(alone, sources=alone.sources | {"external_kv_transfer": 0, "local_compute": 1})
+    asked = [loaded if one is alone else one for one in good.sequential]
+    fewer = {"sequential": asked, "loads": (len(moved) - (alone in moved), 0), "token_bytes": None}
+    assert "loads_counted" not in failed(Seen(**vars(good) | fewer | {"recurrent": True}))
+    assert "loads_counted" in failed(Seen(**vars(good) | fewer))
     # Models whose layers differ have no such sum; their loads are counted all the same.
     assert failed(Seen(**vars(good) | true | {"token_bytes": None, "loads": (0, 0)})) == {"loads_counted"}
 

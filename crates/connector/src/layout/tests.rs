@@ -248,3 +248,15 @@ fn a_shape_that_would_leave_its_bounds_is_refused() {
     }
     assert!(sound.check(3).is_err());
 }
+
+#[test]
+fn a_peers_layers_are_named_once_and_in_order() {
+    let shape = spec(full(128), &[latent(0), latent(2)]).expect("it fits").shape();
+    assert_eq!(shape.check(1), Ok(()));
+    for layers in [vec![], vec![2, 0], vec![0, 0]] {
+        let mut other = shape.clone();
+        other.planes[0].layers = layers;
+        let error = other.check(1).expect_err("no such list");
+        assert!(error.to_string().contains("list of layers"), "{error}");
+    }
+}

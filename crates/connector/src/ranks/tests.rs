@@ -1,4 +1,5 @@
 use super::*;
+use crate::layout::{Context, GroupInfo, Keeps};
 
 #[test]
 fn layers_are_spread_evenly_but_for_the_last_stage() {
@@ -44,4 +45,20 @@ fn stripes_deal_slots_out_in_turn() {
     assert_eq!(places(0), [Some(0), Some(1), none, none, none, none, Some(2), Some(3), none]);
     assert_eq!(places(1), [none, none, Some(0), Some(1), none, none, none, none, Some(2)]);
     assert_eq!(Stripe::ALL.place(7), Some(7));
+}
+
+#[test]
+fn replicated_groups_and_states_are_whole_on_every_context_rank() {
+    let topology = Topology { tp: 4, pp: 1, pcp: 1, dcp: 2, stripe_tokens: 16 };
+    let rank = Rank { pp: 0, pcp: 0, tp: 1 };
+    let full = GroupInfo::full(0, 32);
+    assert_eq!(Stripe::of(rank, &topology, &full), Some(Stripe { rank: 1, of: 2, slots: 16 }));
+    let replicated = GroupInfo { context: Context::Replicated, ..full.clone() };
+    assert_eq!(Stripe::of(rank, &topology, &replicated), Some(Stripe::ALL));
+    let state = GroupInfo { keeps: Keeps::State { spare: 0 }, block_slots: 1, ..full.clone() };
+    assert_eq!(Stripe::of(rank, &topology, &state), Some(Stripe::ALL));
+    // Stripes that cut a slot, or that blocks cut.
+    let coarse = GroupInfo { tokens_per_slot: 32, ..full.clone() };
+    assert_eq!(Stripe::of(rank, &topology, &coarse), None);
+    assert_eq!(Stripe::of(rank, &topology, &GroupInfo { block_slots: 24, ..full }), None);
 }

@@ -78,6 +78,11 @@ impl Scheduler {
         }
     }
 
+    /// How many trailing tokens of a prompt are to be left to the instance that it is computed for: told once.
+    fn left_out(&self, request: &str, prompt: u64) -> u64 {
+        self.inner().left_out(request, prompt)
+    }
+
     /// Tokens of a prompt that can be loaded beyond the first `here`, and whether they come between steps.
     fn matched(&self, request: &str, prompt: u64, here: u64) -> (u64, bool) {
         let matched = self.inner().matched(request, prompt, here);

@@ -74,6 +74,12 @@ class SlidingWindowSpec(FullAttentionSpec):
 
 
 class MambaSpec:
+    """A state of two values of eight for each layer."""
+
+    block_size, shapes, dtypes, num_speculative_blocks = BLOCK, ((2, 8),), ("torch.float32",), 1
+
+
+class OtherSpec:
     block_size = BLOCK
 
 
@@ -113,6 +119,11 @@ class Request:
     kv_transfer_params: dict[str, Any] | None = None
     num_computed_tokens: int = 0
     status: Any = None
+    max_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        self.prompt_token_ids: list[int] | None = list(range(self.num_prompt_tokens))
+        self._all_token_ids = list(self.prompt_token_ids)
 
 
 class Blocks:

@@ -65,6 +65,56 @@ def test_blocks_of_another_size_are_put_in_order(instance: Make) -> None:
         assert consumer.bytes_of(layer, 13)[:half] == third[half:]
 
 
+def recurrent(role: str) -> Instance:
+    """Attention in the first layer; a state over blocks of the same size in the second."""
+    one = Instance.__new__(Instance)
+    one.storage = fakes.Storage(fakes.LAYERS * fakes.LAYER_BYTES)
+    caches = fakes.CacheConfig(fakes.FullAttentionSpec, fakes.MambaSpec)
+    tensors: dict[str, Any] = dict(fakes.kv_caches(one.storage))
+    state = fakes.Tensor(one.storage, fakes.LAYER_BYTES, (fakes.BLOCKS, 2, 8), (fakes.BLOCK_BYTES // 4, 8, 1))
+    tensors[caches.kv_cache_groups[1].layer_names[0]] = (state,)
+    one.open(fakes.vllm_config(role), caches, tensors)
+    return one
+
+
+def test_a_recurrent_state_comes_over_as_it_was_before_the_last_token(beside_vllm: object) -> None:  # noqa: F811
+    producer, consumer = recurrent("kv_producer"), recurrent("kv_consumer")
+    for layer, block, byte in ((0, 3, 17), (0, 9, 34), (1, 4, 51), (1, 5, 68)):
+        producer.fill(layer, block, byte)
+    # The state's list: nothing for the first block, the state, and a spare block for speculation.
+    params = producer.lend("p", 2 * fakes.BLOCK, [3, 9], [0, 4, 5])
+    assert params["remote_num_tokens"] == 2 * fakes.BLOCK - 1
+    request = ask(consumer, "d", 2 * fakes.BLOCK, params)
+    tokens = 2 * fakes.BLOCK - 1
+    assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (tokens, True)
+    consumer.scheduler.update_state_after_alloc(request, fakes.Blocks([5, 6], [0, 7, 8]), tokens)
+    until(lambda: consumer.received and producer.sent, producer, consumer)
+    assert (consumer.received, consumer.failed, producer.sent) == ({"d"}, set(), {"p"})
+    assert consumer.bytes_of(0, 5) == bytes([17]) * fakes.BLOCK_BYTES
+    assert consumer.bytes_of(0, 6) == bytes([34]) * fakes.BLOCK_BYTES
+    assert consumer.bytes_of(1, 7) == bytes([51]) * 64 + bytes(fakes.BLOCK_BYTES - 64)
+    assert consumer.bytes_of(1, 8) == bytes(fakes.BLOCK_BYTES)
+    producer.close()
+    consumer.close()
+
+
+def test_a_producer_leaves_the_last_token_of_a_recurrent_prompt_out_once(beside_vllm: object) -> None:  # noqa: F811
+    producer = recurrent("kv_producer")
+    params = {"do_remote_decode": True, "do_remote_prefill": False}
+    request = fakes.Request("p", 20, params)
+    for _ in range(2):
+        producer.scheduler.on_new_request(request)
+        assert (request.num_prompt_tokens, request.max_tokens) == (19, 1)
+        assert request.prompt_token_ids == request._all_token_ids == list(range(19))
+    # Nothing can be taken off embeddings, nor off a request that is served here.
+    embeddings, plain = fakes.Request("e", 20, params), fakes.Request("q", 20)
+    embeddings.prompt_token_ids = None
+    for other in (embeddings, plain):
+        producer.scheduler.on_new_request(other)
+        assert (other.num_prompt_tokens, other.max_tokens) == (20, 16)
+    producer.close()
+
+
 def test_a_load_that_cannot_be_is_told_as_received_and_as_failed(instance: Make) -> None:
     producer, consumer = instance("kv_producer"), instance("kv_consumer", connect_timeout=1)
     params = producer.lend("p", fakes.BLOCK, [3])

@@ -49,8 +49,34 @@ def test_groups_say_which_blocks_they_keep(beside_vllm: object) -> None:
     # Several specs of one group are of one kind.
     several = types.SimpleNamespace(kv_cache_specs={"a": fakes.SlidingWindowSpec()})
     assert views.describe_groups([types.SimpleNamespace(kv_cache_spec=several)])[0]["keeps"] == second["keeps"]
-    with pytest.raises(views.Unsupported, match="MambaSpec"):
-        views.describe_groups([types.SimpleNamespace(kv_cache_spec=fakes.MambaSpec())])
+    state = views.describe_groups(fakes.CacheConfig(fakes.MambaSpec).kv_cache_groups)[0]
+    assert state["keeps"] == {"State": {"spare": 1}} and state["block_slots"] == 1
+    with pytest.raises(views.Unsupported, match="OtherSpec"):
+        views.describe_groups([types.SimpleNamespace(kv_cache_spec=fakes.OtherSpec())])
+
+
+def test_recurrent_states_lie_over_the_blocks_of_attention(beside_vllm: object) -> None:
+    views = module("views")
+    storage, config = fakes.Storage(fakes.LAYERS * fakes.LAYER_BYTES), fakes.CacheConfig(fakes.FullAttentionSpec, fakes.MambaSpec)
+    assert views.has_state(config) and not views.has_state(fakes.CacheConfig())
+    caches: dict[str, object] = dict(fakes.kv_caches(storage))
+    block = fakes.BLOCK_BYTES // 4
+    name = config.kv_cache_groups[1].layer_names[0]
+    caches[name] = (fakes.Tensor(storage, 0, (fakes.BLOCKS, 2, 8), (block, 8, 1)),
+                    fakes.Tensor(storage, 64, (fakes.BLOCKS, 4, 2, 3), (block, 6, 3, 1)))
+    place = lambda tensor: (0, tensor.offset)  # noqa: E731
+    described = views.describe_views(
+        caches, config.kv_cache_groups, place, total_kv_heads=2, use_mla=False, tensor_parallel=2)
+    states = [one for one in described if one["group"] == 1]
+    assert [one["plane"] for one in states] == ["state0.of2", "state1.of2"]
+    assert [one["axes"] for one in states] == [["Block", "Head", "Content"], ["Block", "Head", "Content", "Content"]]
+    assert [one["heads"] for one in states] == [{"Split": [4]}, {"Split": [8]}]
+    caches[name] = fakes.Tensor(storage, 0, (fakes.BLOCKS, 1, 1, 112), (block, 112, 112, 1))
+    one = views.describe_views(caches, config.kv_cache_groups, place, total_kv_heads=2, use_mla=False)[-1]
+    assert (one["plane"], one["heads"]) == ("state0.of1", {"Split": [1]})
+    caches[name] = fakes.Tensor(storage, 0, (8,), (1,))
+    with pytest.raises(views.Unsupported, match="shape"):
+        views.describe_views(caches, config.kv_cache_groups, place, total_kv_heads=2, use_mla=False)
 
 
 def test_only_blocks_of_transferred_groups_are_selected(beside_vllm: object) -> None:

@@ -93,11 +93,35 @@ fn a_prompt_of_one_token_is_loaded_like_any_other() {
     let mut scheduler = scheduler();
     arrive(&mut scheduler, "r", &computed(7, &[vec![8]], 1));
     assert_eq!(scheduler.matched("r", 1, 0), some(1));
-    // A model with recurrent state computes its last prompt token itself, but has no state to begin with here.
+}
+
+#[test]
+fn a_state_that_went_past_where_the_consumer_begins_is_not_loaded() {
+    let mut scheduler = scheduler();
     scheduler.setup.backoff = 1;
-    assert_eq!(scheduler.matched("r", 1, 0), some(1));
-    arrive(&mut scheduler, "long", &computed(7, &[vec![8]], 9));
-    assert_eq!(scheduler.matched("long", 9, 0), some(8));
+    for (request, tokens, expected) in [("left out", 8, some(8)), ("early", 6, some(6)), ("past", 9, NONE)] {
+        arrive(&mut scheduler, request, &computed(7, &[vec![8]], tokens));
+        assert_eq!(scheduler.matched(request, 9, 0), expected, "{request}");
+    }
+    // Of one token, all is computed here.
+    arrive(&mut scheduler, "one", &computed(7, &[vec![8]], 1));
+    assert_eq!(scheduler.matched("one", 1, 0), NONE);
+    let mut untold = computed(7, &[vec![8]], 8);
+    untold.as_object_mut().expect("an object").remove("remote_num_tokens");
+    arrive(&mut scheduler, "untold", &untold);
+    assert_eq!(scheduler.matched("untold", 9, 0), NONE);
+}
+
+#[test]
+fn a_recurrent_state_is_not_pushed() {
+    let mut scheduler = scheduler();
+    scheduler.setup.backoff = 1;
+    scheduler.setup.metaservers = Some(vec!["http://proxy:8000".to_owned()]);
+    let metaserver = "http://proxy:8000/v1/metaserver";
+    arrive(&mut scheduler, "r", &json!({"do_remote_prefill": true, "metaserver": metaserver}));
+    assert_eq!(scheduler.matched("r", 9, 0), NONE);
+    assert_eq!(scheduler.counts().unusable, 1);
+    assert!(scheduler.is_empty());
 }
 
 #[test]

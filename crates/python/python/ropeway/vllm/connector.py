@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropeway import _log
 from ropeway import _ropeway as native
-from ropeway.vllm import generations, metaserver
+from ropeway.vllm import generations, metaserver, views
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorHandshakeMetadata,
@@ -67,7 +67,7 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
             self._scheduler = native.ConnectorScheduler(
                 self._config, engine_id=str(vllm_config.kv_transfer_config.engine_id), sizes=sizes,
                 # Of models without experts each rank is an engine of its own, whose `data_parallel_rank` is 0.
-                backoff=0, dp_rank=parallel.data_parallel_index)
+                backoff=int(views.has_state(kv_cache_config)), dp_rank=parallel.data_parallel_index)
         else:
             from ropeway.vllm.worker import Worker
 
@@ -87,6 +87,8 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
         params = request.kv_transfer_params
         if params:
             self._scheduler.on_new_request(request.request_id, json.dumps(params))
+            if left_out := self._scheduler.left_out(request.request_id, request.num_prompt_tokens):
+                generations.shorten(request, left_out)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         if not generations.TELLS_OF_NEW:

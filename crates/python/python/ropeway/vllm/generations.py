@@ -8,7 +8,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1 import base
 
 from ropeway.vllm.views import select
 
-__all__ = ["TELLS_OF_NEW", "Polled", "Results", "dress", "layout", "select"]
+__all__ = ["TELLS_OF_NEW", "Polled", "Results", "dress", "layout", "select", "shorten"]
 
 _RESULTS: Any = getattr(base, "KVConnectorTransferResults", None)
 # Head-major blocks, K and V apart by head: a share of heads is one run of memory.
@@ -57,6 +57,16 @@ def layout(vllm_config: Any) -> str | None:
     """The layout to ask vLLM for; None where it makes no difference."""
     model = vllm_config.model_config
     return None if model is None or model.use_mla else _HEAD_MAJOR
+
+
+def shorten(request: Any, tokens: int) -> None:
+    """Takes the last tokens off a prompt that is not computed yet. What the model says after it is for nobody."""
+    if request.prompt_token_ids is None:
+        return
+    del request.prompt_token_ids[-tokens:], request._all_token_ids[-tokens:]
+    request.num_prompt_tokens -= tokens
+    # Blocks were named after the whole prompt: no token may follow it here.
+    request.max_tokens = 1
 
 
 def dress(connector: Any) -> None:

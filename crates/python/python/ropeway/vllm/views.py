@@ -42,14 +42,32 @@ def select(kv_cache_config: Any, block_ids: Sequence[Sequence[int]]) -> list[Seq
     return list(choose(block_ids) if choose is not None and block_ids else block_ids)
 
 
+def has_state(kv_cache_config: Any) -> bool:
+    """Whether a group keeps a recurrent state instead of tokens."""
+    return any(_is_state(_one(group.kv_cache_spec)) for group in transfer_groups(kv_cache_config))
+
+
+def _is_state(spec: Any) -> bool:
+    return hasattr(spec, "shapes") and hasattr(spec, "dtypes")
+
+
+def _one(spec: Any) -> Any:
+    """Several specs of one group are of one kind."""
+    return next(iter(spec.kv_cache_specs.values())) if hasattr(spec, "kv_cache_specs") else spec
+
+
 def describe_groups(groups: Iterable[Any]) -> list[dict[str, Any]]:
     """Each group's rules about block ids."""
     return [_group(index, group.kv_cache_spec) for index, group in enumerate(groups)]
 
 
 def _group(index: int, spec: Any) -> dict[str, Any]:
-    if hasattr(spec, "kv_cache_specs"):
-        spec = next(iter(spec.kv_cache_specs.values()))
+    spec = _one(spec)
+    if _is_state(spec):
+        return {
+            "name": f"g{index}", "list": index, "block_slots": 1, "tokens_per_slot": 1,
+            "keeps": {"State": {"spare": spec.num_speculative_blocks}}, "context": "Replicated",
+        }
     if not hasattr(spec, "head_size"):
         raise Unsupported(f"group {index}: a cache of kind {type(spec).__name__} is not supported yet")
     window = getattr(spec, "sliding_window", None) if _is_window(spec) else None
@@ -66,6 +84,7 @@ def _is_window(spec: Any) -> bool:
 
 def describe_views(
     kv_caches: dict[str, Any], groups: Sequence[Any], storage_of: Any, *, total_kv_heads: int, use_mla: bool,
+    tensor_parallel: int = 1,
 ) -> list[dict[str, Any]]:
     """Each layer's tensor. `storage_of` gives a tensor's number of its storage and its offset there in bytes."""
     views = []
@@ -73,15 +92,31 @@ def describe_views(
         for name in group.layer_names:
             if name not in kv_caches:
                 continue
-            for plane, tensor, axes, split in _planes(name, kv_caches[name], use_mla):
+            state = _is_state(_one(group.kv_cache_spec))
+            planes = (_states(name, kv_caches[name], tensor_parallel) if state
+                      else _planes(name, kv_caches[name], use_mla))
+            for plane, tensor, axes, split in planes:
+                total = tensor.shape[1] * tensor_parallel if state else total_kv_heads
                 storage, offset = storage_of(tensor)
                 views.append({
                     "layer": layer_number(name), "plane": plane, "group": index, "storage": storage, "offset": offset,
                     "element_bytes": tensor.element_size(), "shape": list(tensor.shape),
                     "strides": list(tensor.stride()), "axes": axes,
-                    "heads": {"Split": [total_kv_heads]} if split else "Replicated", "format": _format(tensor),
+                    "heads": {"Split": [total]} if split else "Replicated", "format": _format(tensor),
                 })
     return views
+
+
+def _states(name: str, cache: Any, tensor_parallel: int) -> list[tuple[str, Any, list[str], bool]]:
+    """The tensors of a layer's recurrent state, each split over ranks along its first axis or within it: how, differs from
+    model to model, so each plane's name says over how many, and others find none of that name. vLLM 0.32 hands over the
+    bytes of all of them as one.
+    """
+    tensors = cache if isinstance(cache, (tuple, list)) else [cache]
+    if any(len(tensor.shape) < 2 for tensor in tensors):
+        raise _unsupported(name, cache)
+    return [(f"state{index}.of{tensor_parallel}", tensor, ["Block", "Head"] + ["Content"] * (len(tensor.shape) - 2), True)
+            for index, tensor in enumerate(tensors)]
 
 
 def _planes(name: str, cache: Any, use_mla: bool) -> list[tuple[str, Any, list[str], bool]]:

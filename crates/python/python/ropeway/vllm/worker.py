@@ -69,7 +69,8 @@ class Worker:
             "rank": {"pp": self._pp, "pcp": 0, "tp": self._tp},
             "groups": views.describe_groups(groups),
             "views": views.describe_views(kv_caches, groups, storage_of,
-                                          total_kv_heads=model.get_total_num_kv_heads(), use_mla=model.use_mla),
+                                          total_kv_heads=model.get_total_num_kv_heads(), use_mla=model.use_mla,
+                                          tensor_parallel=self._vllm.parallel_config.tensor_parallel_size),
         }
         self.native = native.ConnectorWorker(self._config, self._engine, json.dumps(described), regions)
 
@@ -151,10 +152,14 @@ class Worker:
         tensors = [one for cache in kv_caches.values() for one in (cache if isinstance(cache, (tuple, list)) else [cache])]
         dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
         layout = getattr(self._caches, "kv_cache_layout", None) or "unnamed"
+        layers = model.hf_text_config.num_hidden_layers
+        # A stage sees its own layers only, and all must say the same.
+        whole = self._vllm.parallel_config.pipeline_parallel_size == 1
+        drafted = {number for number in map(views.layer_number, kv_caches) if number >= layers} if whole else ()
         return {
             "connector": 1, "model": model.model,
-            "layers": model.hf_text_config.num_hidden_layers,
+            "layers": layers,
             "kv_dtype": "+".join(dtypes), "device": self._vllm.device_config.device_type, "framework": "vllm",
             "framework_version": vllm.__version__, "block_tokens": caches.block_size, "layout": layout,
-            "draft_layers": 0,
+            "draft_layers": len(drafted),
         }
