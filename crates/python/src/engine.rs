@@ -18,6 +18,7 @@ use crate::exit;
 use crate::fault::{Result, misuse};
 use crate::keep_alive::KeepAlive;
 use crate::limits;
+use crate::log;
 use crate::npu::Npu;
 use crate::opening::{Opening, open};
 use crate::peer::Peer;
@@ -79,6 +80,8 @@ impl Engine {
             npu,
             limits,
         };
+        // What opening has to say waits for the thread that is started below.
+        log::keep_log();
         let inner = Arc::new(py.detach(|| open(opening))?);
         exit::remember(py, &inner)?;
         // After it, so that at the end of the interpreter it ends before the engines are closed: their last words are noise.

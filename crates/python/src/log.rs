@@ -3,15 +3,14 @@
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-
-use crate::process::Process;
 
 /// Lines that wait for Python; further ones are counted.
 const LINES_MAX: usize = 1024;
@@ -28,16 +27,18 @@ struct Waiting {
 
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting { lines: VecDeque::new(), dropped: 0, closed: false });
 static BELL: Condvar = Condvar::new();
-static OWNER: OnceLock<Process> = OnceLock::new();
+/// The process whose `logging` takes the lines; 0 before there is one.
+static OWNER: AtomicU32 = AtomicU32::new(0);
 
 fn waiting() -> MutexGuard<'static, Waiting> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to keep what the engine says, from the level of information on. A forked child says nothing.
+/// Begins to keep what the engine says, from the level of information on. A forked child says nothing until it calls this
+/// itself.
 #[pyfunction]
 pub(crate) fn keep_log() {
-    OWNER.get_or_init(Process::here);
+    OWNER.store(std::process::id(), Ordering::Relaxed);
     waiting().closed = false;
     // A program that embeds Python may have a subscriber of its own: then it hears, not `logging`.
     let _ = tracing::subscriber::set_global_default(
@@ -78,7 +79,7 @@ struct Keeper;
 impl<S: Subscriber> Layer<S> for Keeper {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         // The lock may have been held by a thread that a forked child does not have.
-        if OWNER.get().is_none_or(|owner| owner.is_foreign()) {
+        if OWNER.load(Ordering::Relaxed) != std::process::id() {
             return;
         }
         let meta = event.metadata();

@@ -48,3 +48,26 @@ def test_a_burst_is_bounded_and_what_is_missing_is_counted() -> None:
 def test_a_forked_child_says_nothing_and_ends() -> None:
     child = "from ropeway import _log\n_log.start()\nif os.fork() == 0:\n    exec(refused)\n    os._exit(0)\nos.wait()\n"
     assert run("refused = " + repr(REFUSED) + "\n" + child) == ""
+
+
+def test_what_the_first_engine_says_when_it_opens_is_in_the_log() -> None:
+    said = run("ropeway.Engine(listen='127.0.0.1:0', insecure=True).close()\n")
+    assert "WARNING ropeway.builder insecure" in said
+
+
+def test_a_forked_child_with_an_engine_of_its_own_is_heard() -> None:
+    code = """
+import logging, os, sys
+logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(process)d %(name)s")
+import ropeway
+ropeway.Engine().close()
+child = os.fork()
+if child == 0:
+    ropeway.Engine(listen="127.0.0.1:0", insecure=True).close()
+    sys.exit(0)
+print(os.waitpid(child, 0)[1], child, "ended", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=150)
+    status, child, _ = done.stdout.splitlines()[-1].split()
+    assert (status, done.returncode) == ("0", 0), done.stderr
+    assert f"{child} ropeway.builder" in done.stdout

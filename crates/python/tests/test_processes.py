@@ -32,6 +32,20 @@ def produce(pipe: multiprocessing.connection.Connection, transport: str, kind: s
     pipe.send(freed.outcome if freed else None)
 
 
+def test_what_runs_at_exit_after_the_engines_were_closed_may_still_call_them() -> None:
+    """Hooks run last in, first out: one that was registered before the first engine comes after ours."""
+    code = """
+import atexit
+held = {}
+atexit.register(lambda: (held["engine"].close(), held["region"].close(), print("closed")))
+import ropeway
+held["engine"] = ropeway.Engine()
+held["region"] = held["engine"].alloc(4096)
+"""
+    done = run(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.parametrize(("transport", "kind"), [("shm", "shared"), ("cma", "private"), ("tcp", "private")])
 def test_blocks_move_between_processes(method: str, transport: str, kind: str) -> None:
