@@ -303,3 +303,42 @@ CALLS = """
 
 def test_no_call_of_mooncake_0_3_13_is_missing() -> None:
     assert [name for name in CALLS.split() if not hasattr(TransferEngine, name)] == []
+
+
+def test_a_range_that_is_not_free_yet_keeps_no_peer_from_the_others() -> None:
+    near, other = Near(), numpy.zeros(BYTES, dtype=numpy.uint8)
+    assert near.engine.register_memory(other.ctypes.data, BYTES) == 0
+    owner = near.engine._owner
+    local = owner.at(near.at)
+    assert local is not None
+
+    class Busy:
+        """Closes, and says once that something still touches it."""
+
+        times = 0
+
+        def close(self, timeout: float) -> None:
+            local.region.close(timeout)
+            self.times += 1
+            if self.times == 1:
+                raise ropeway.TimedOutError("busy")
+
+    busy = local._replace(region=Busy())  # type: ignore[arg-type]
+    with pytest.raises(ropeway.TimedOutError):
+        owner.remove(busy, 1.0)
+    # It is nobody's any more, and not to be registered again yet; a peer that comes now gets what is left.
+    assert owner.of(local.number) is None and owner.at(near.at) is busy
+    assert owner.overlap(near.at + 1, 1) is busy
+    owner._grant("0123456789abcdef")
+    assert {number for number, _ in owner._leases["0123456789abcdef"]} == {local.number + 1}
+    owner.remove(busy, 1.0)
+    assert owner.at(near.at) is None
+
+
+def test_a_number_that_is_unknown_costs_the_others_nothing(far: Far) -> None:
+    near = Near()
+    batch = near.engine.batch_transfer_async_read(far.session, [near.at], [far.addresses[0]], [64])
+    assert batch > 0
+    assert near.engine.get_batch_transfer_status([batch, batch + 1]) == -1
+    assert near.engine.get_batch_transfer_status([batch, batch]) == 0
+    assert near.engine.get_batch_transfer_status([batch]) == -1

@@ -74,6 +74,8 @@ class Owner:
         self._engine = engine
         self._seed = secrets.token_bytes(32)
         self._ranges: dict[int, Local] = {}
+        # Taken away from peers, and not closed yet.
+        self._closing: dict[int, Local] = {}
         self._next = 0
         self._leases: dict[str, dict[tuple[int, str], tuple[ropeway.Lease, int]]] = {}
         self._lock = threading.RLock()
@@ -94,13 +96,15 @@ class Owner:
     def overlap(self, address: int, nbytes: int) -> Local | None:
         """A range that has bytes in common with this one."""
         with self._lock:
-            ranges = self._ranges.values()
-            return next((at for at in ranges if at.address < address + nbytes and address < at.address + at.nbytes), None)
+            return next((at for at in self._kept() if at.address < address + nbytes and address < at.address + at.nbytes), None)
 
     def at(self, address: int) -> Local | None:
         """The range that begins there."""
         with self._lock:
-            return next((at for at in self._ranges.values() if at.address == address), None)
+            return next((at for at in self._kept() if at.address == address), None)
+
+    def _kept(self) -> list[Local]:
+        return [*self._ranges.values(), *self._closing.values()]
 
     def of(self, number: int) -> Local | None:
         """The range of that number, if it is still registered."""
@@ -118,15 +122,13 @@ class Owner:
         with self._lock:
             if self._ranges.pop(local.number, None) is not None:
                 self._changed()
+            self._closing[local.number] = local
             for held in self._leases.values():
                 for rights in RIGHTS:
                     held.pop((local.number, rights), None)
-        try:
-            local.region.close(timeout)
-        except ropeway.Error:
-            with self._lock:
-                self._ranges[local.number] = local
-            raise
+        local.region.close(timeout)
+        with self._lock:
+            self._closing.pop(local.number, None)
 
     def stop(self) -> None:
         """Grants no more."""

@@ -371,7 +371,7 @@ class TransferEngine:
 
         def wait() -> None:
             failed = None
-            for batch in [self._take(number) for number in batch_ids]:
+            for batch in self._take(*batch_ids):
                 try:
                     batch.wait(_CLOSE)
                 except ropeway.Error as error:
@@ -394,14 +394,15 @@ class TransferEngine:
             batch = self._batches.get(batch_id)
         if batch is not None and not batch.is_done:
             return 0
-        return self._try("transfer", lambda: self._take(batch_id).wait(_CLOSE)) or 1
+        return self._try("transfer", lambda: self._take(batch_id)[0].wait(_CLOSE)) or 1
 
-    def _take(self, number: int) -> Batch:
+    def _take(self, *numbers: int) -> list[Batch]:
+        """All of them, or none."""
         with self._lock:
-            batch = self._batches.pop(number, None)
-        if batch is None:
-            raise ropeway.ApiMisuseError(f"there is no batch {number}, or it was told of before")
-        return batch
+            for number in numbers:
+                if number not in self._batches:
+                    raise ropeway.ApiMisuseError(f"there is no batch {number}, or it was told of before")
+            return [self._batches.pop(number) for number in dict.fromkeys(numbers)]
 
     def _submit(
         self, target: str, local: Sequence[int], remote: Sequence[int], lengths: Sequence[int], opcode: int
