@@ -49,7 +49,11 @@ pub fn worker_builder(config: &Config, number: u16) -> Result<Builder> {
             Error::new(ErrorKind::ApiMisuse, "listen", text)
         })?,
     };
-    let builder = builder(config, port)?;
+    let mut builder = builder(config, port)?;
+    if let Some(advertise) = own.advertise {
+        // A port that is told is the scheduler half's.
+        builder = builder.advertise(SocketAddr::new(advertise.ip(), 0));
+    }
     Ok(if own.transports.is_empty() { builder } else { builder.transports(&own.transports) })
 }
 
@@ -171,6 +175,27 @@ mod tests {
         assert_eq!(npu.address(), Some("10.1.2.3".parse().unwrap()));
         let npu = npu_config(&config(0, json!({"host": "0.0.0.0", "advertise": "10.1.2.3"})), 0);
         assert_eq!((npu.node(), npu.address()), (None, None));
+    }
+
+    #[test]
+    fn an_advertised_port_is_the_listeners_and_no_workers() {
+        let config = config(0, json!({"advertise": "127.0.0.1:7", "transports": ["tcp"]}));
+        let listener = Listener::open(&config, 0).unwrap();
+        assert_eq!(listener.owner().unwrap().addresses[0].port(), 7);
+        let worker = worker_builder(&config, 0).unwrap().open().unwrap();
+        let address = Owner::of(&worker.descriptor()).unwrap().addresses[0];
+        assert!(address.ip().is_loopback() && ![0, 7].contains(&address.port()), "{address}");
+    }
+
+    #[test]
+    fn who_only_takes_blocks_listens_at_a_free_port_unless_one_is_said() {
+        let consumer = |own: Value| {
+            let value = json!({"kv_role": "kv_consumer", "kv_port": 14579,
+                "kv_connector_extra_config": {"ropeway": own}});
+            Config::from_value(value, &Environment::default()).expect("it is sound").scheduler_port(0)
+        };
+        assert_eq!(consumer(json!({})), Ok(0));
+        assert_eq!(consumer(json!({"port": 20002})), Ok(20002));
     }
 
     #[test]

@@ -524,14 +524,15 @@ impl Scheduler {
         for request in sent {
             match self.state(request) {
                 Some(State::Lent) => drop(self.requests.remove(request)),
-                _ => tracing::error!(request, "reported as sent, but it was not lent"),
+                // Another child of a MultiConnector had it.
+                _ => tracing::debug!(request, "reported as sent, but it was not lent"),
             }
         }
         for request in received {
             match self.state(request) {
                 Some(state @ State::Parked) => *state = State::Settled,
                 Some(State::Draining) => drop(self.requests.remove(request)),
-                _ => tracing::error!(request, "reported as received, but nobody waits for it"),
+                _ => tracing::debug!(request, "reported as received, but nobody waits for it"),
             }
         }
     }

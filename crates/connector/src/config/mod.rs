@@ -225,7 +225,8 @@ impl Config {
     /// # Errors
     /// `port` + `dp_rank` passes the last port.
     pub fn scheduler_port(&self, dp_rank: u32) -> Result<u16, ConfigError> {
-        if self.port == PORT_ANY {
+        // vLLM always has a `kv_port`; of two instances on a host the one that takes blocks needs none that is known.
+        if self.port == PORT_ANY || !self.role.produces() && self.own.port.is_none() {
             return Ok(PORT_ANY);
         }
         u16::try_from(dp_rank).ok().and_then(|rank| self.port.checked_add(rank)).ok_or_else(|| {

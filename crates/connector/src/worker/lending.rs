@@ -23,7 +23,7 @@ impl Inner {
                 tracing::error!(
                     ticket,
                     why = failure.text,
-                    "a lease could not be granted; its consumer computes"
+                    "a lease could not be granted; the load of its consumer will fail"
                 );
                 self.stats().num_failed_notifications += 1;
                 self.ledger().tickets.lent_ended(ticket);

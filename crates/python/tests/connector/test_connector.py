@@ -219,6 +219,12 @@ def test_what_vllm_does_not_hand_over_is_not_waited_for(instance: Make) -> None:
     assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (0, False)
 
 
+def test_handshakes_of_another_child_are_refused_by_name(instance: Make) -> None:
+    producer = instance("kv_producer")
+    with pytest.raises(TypeError, match="name RopewayConnector before"):
+        producer.scheduler.set_xfer_handshake_metadata_pp_aware({(0, 0): object()})
+
+
 def test_an_unknown_key_is_refused_by_name(instance: Make) -> None:
     with pytest.raises(ValueError, match="transport"):
         instance("kv_consumer", transport=["shm"])
@@ -244,6 +250,17 @@ def test_older_interfaces_hear_of_blocks_that_hold_nothing() -> None:
         assert consumer.get_block_ids_with_load_errors() == {7, 8}
         assert consumer.get_block_ids_with_load_errors() == set()
         consumer.shutdown()
+        # Of several lists of blocks such a vLLM cannot be told; who only lends has nothing to tell.
+        caches = fakes.CacheConfig(fakes.FullAttentionSpec, fakes.SlidingWindowSpec)
+        tensors = fakes.kv_caches(fakes.Storage(fakes.LAYERS * fakes.LAYER_BYTES))
+        for role in ("kv_producer", "kv_consumer"):
+            one = connector(fakes.vllm_config(role), fakes.Role.WORKER, caches)
+            if role == "kv_producer":
+                one.register_kv_caches(tensors)
+            else:
+                with pytest.raises(ValueError, match="--disable-hybrid-kv-cache-manager"):
+                    one.register_kv_caches(tensors)
+            one.shutdown()
 
 
 def test_older_interfaces_tell_of_a_request_when_they_ask_about_it(instance: Make) -> None:

@@ -131,12 +131,49 @@ def test_a_worker_shares_its_memory_on_the_cpu_where_that_is_wanted(beside_vllm:
         connector.shutdown()
 
 
+def test_ranks_and_stripes_are_as_vllm_was_told(
+    beside_vllm: dict[str, types.ModuleType], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = fakes.vllm_config("kv_producer", worker_port=0)
+    checked = module("connector")._checked(config)
+    worker = module("worker").Worker(config, fakes.CacheConfig(), checked)
+    assert (worker._topology()["stripe_tokens"], worker._pcp) == (1, 0)
+    worker.close()
+    groups, parallel = beside_vllm["vllm.distributed.parallel_state"], config.parallel_config
+    vars(groups)["get_pcp_group"] = lambda: types.SimpleNamespace(rank_in_group=1)
+    parallel.cp_kv_cache_interleave_size, parallel.prefill_context_parallel_size = 128, 2
+    with pytest.raises(ValueError, match="prefill_context_parallel_size 2"):
+        module("worker").Worker(config, fakes.CacheConfig(), checked)
+    monkeypatch.setattr(module("generations"), "DEALS_PREFILL", True)
+    worker = module("worker").Worker(config, fakes.CacheConfig(), checked)
+    assert (worker._topology()["stripe_tokens"], worker._topology()["pcp"], worker._pcp) == (128, 2, 1)
+    worker.close()
+
+
+def test_no_two_workers_of_a_host_take_one_port(
+    beside_vllm: dict[str, types.ModuleType], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers: list[int] = []
+    native = types.SimpleNamespace(open_worker_engine=lambda config, number, npu: numbers.append(number))
+    monkeypatch.setattr(module("worker"), "native", native)
+    groups = vars(beside_vllm["vllm.distributed.parallel_state"])
+    for index in range(2):
+        for stage in range(2):
+            for rank in range(2):
+                for name, at in (("get_pp_group", stage), ("get_tp_group", rank)):
+                    groups[name] = lambda at=at: types.SimpleNamespace(rank_in_group=at)
+                config = fakes.vllm_config("kv_producer", rank=index)
+                config.parallel_config.tensor_parallel_size = config.parallel_config.pipeline_parallel_size = 2
+                module("worker").Worker(config, fakes.CacheConfig(), None)
+    assert numbers == list(range(8))
+
+
 def test_of_a_failed_load_only_what_was_to_be_loaded_is_invalid(
     beside_vllm: object, caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = fakes.vllm_config("kv_consumer")
     worker = module("worker").Worker(config, fakes.CacheConfig(), module("connector")._checked(config))
-    failed = [("d", "why", [[4, 5, 6]], fakes.BLOCK)]
+    failed = [("d", "why", [[4, 0, 5, 6]], fakes.BLOCK)]
     worker.native = types.SimpleNamespace(poll=lambda: (["p"], ["d"], failed, None), close=lambda: None)
     assert worker.poll() == ({"p"}, {"d"}, {"d"}, {5, 6})
     assert "request d did not come: why" in caplog.text
@@ -160,3 +197,26 @@ def test_statistics_add_up_and_become_metrics(beside_vllm: object) -> None:
         assert fakes.Metric.made[prefix + "num_failed_transfers"].seen == [2]
     both.reset()
     assert both.is_empty()
+
+
+def test_blocks_of_a_failed_load_are_counted_over_context_ranks_and_never_none(beside_vllm: object) -> None:
+    config = fakes.vllm_config("kv_consumer")
+    config.parallel_config.decode_context_parallel_size = 2
+    worker = module("worker").Worker(config, fakes.CacheConfig(), module("connector")._checked(config))
+
+    def invalid(ids: list[int], first: int) -> set[int]:
+        worker.native = types.SimpleNamespace(poll=lambda: ([], ["d"], [("d", "why", [ids], first)], None), close=lambda: None)
+        found: set[int] = worker.poll().invalid
+        return found
+
+    # A block stands for its tokens on two ranks.
+    assert invalid([4, 5, 6, 7], 4 * fakes.BLOCK) == {6, 7}
+    assert invalid([4, 5], 9 * fakes.BLOCK) == {4, 5}
+    worker.close()
+
+
+def test_a_group_that_context_parallelism_leaves_whole_says_so(beside_vllm: object) -> None:
+    views = module("views")
+    whole = type("Whole", (fakes.FullAttentionSpec,), {"dcp_sharded": False})
+    contexts = [one["context"] for one in views.describe_groups(fakes.CacheConfig(fakes.FullAttentionSpec, whole).kv_cache_groups)]
+    assert contexts == ["Striped", "Replicated"]

@@ -143,7 +143,11 @@ class RopewayConnector(generations.Results, KVConnectorBase_V1, SupportsHMA):
         return keep, None if params is None else json.loads(params)
 
     def set_xfer_handshake_metadata(self, metadata: dict[Any, Handshake]) -> None:
-        address = self._scheduler.show([worker.card for worker in metadata.values()])
+        workers = list(metadata.values())
+        if not all(isinstance(worker, Handshake) for worker in workers):
+            raise TypeError("these are handshakes of another connector: MultiConnector hands over those of the first child that "
+                            "has any, so name RopewayConnector before it")
+        address = self._scheduler.show([worker.card for worker in workers])
         if address is not None:
             _logger.info("Ropeway lends at %s", address)
 

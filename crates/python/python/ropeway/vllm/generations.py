@@ -8,13 +8,27 @@ from vllm.distributed.kv_transfer.kv_connector.v1 import base
 
 from ropeway.vllm.views import select
 
-__all__ = ["TELLS_OF_NEW", "Polled", "Results", "dress", "layout", "select", "shorten"]
+__all__ = ["DEALS_PREFILL", "TELLS_FAILED", "TELLS_OF_NEW", "Polled", "Results", "dress", "layout", "select", "shorten"]
 
 _RESULTS: Any = getattr(base, "KVConnectorTransferResults", None)
 # Head-major blocks, K and V apart by head: a share of heads is one run of memory.
 _HEAD_MAJOR = "LBHNC" if _RESULTS is not None else "HND"
+# Whether a failed load is told by its request, and not by the blocks that hold nothing valid.
+TELLS_FAILED = _RESULTS is not None
 # Whether the scheduler half hears of a request as it arrives, and not only when it is asked about it.
 TELLS_OF_NEW = hasattr(base.KVConnectorBase_V1, "on_new_request")
+
+
+def _deals_prefill() -> bool:
+    try:
+        from vllm.v1.worker.cp_utils import get_total_cp_world_size
+    except ImportError:
+        return False
+    return get_total_cp_world_size is not None
+
+
+# Whether prefill context parallelism deals the cache out over its ranks; newer vLLM gives each rank all of it.
+DEALS_PREFILL = _deals_prefill()
 
 
 class Polled(NamedTuple):

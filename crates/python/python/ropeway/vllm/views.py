@@ -73,7 +73,9 @@ def _group(index: int, spec: Any) -> dict[str, Any]:
     window = getattr(spec, "sliding_window", None) if _is_window(spec) else None
     return {
         "name": f"g{index}", "list": index, "block_slots": spec.block_size, "tokens_per_slot": 1,
-        "keeps": {"Window": {"tokens": window}} if window else "All", "context": "Striped",
+        "keeps": {"Window": {"tokens": window}} if window else "All",
+        # Newer vLLM says which groups decode context parallelism leaves whole.
+        "context": "Striped" if getattr(spec, "dcp_sharded", True) else "Replicated",
     }
 
 

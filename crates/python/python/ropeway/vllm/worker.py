@@ -10,7 +10,7 @@ import torch
 
 from ropeway import _log
 from ropeway import _ropeway as native
-from ropeway.vllm import views
+from ropeway.vllm import generations, views
 from ropeway.vllm.generations import Polled
 
 _logger = logging.getLogger("vllm.ropeway")
@@ -27,14 +27,20 @@ class Worker:
     """One worker. Its engine's threads start here, never at import."""
 
     def __init__(self, vllm_config: Any, kv_cache_config: Any, config: native.ConnectorConfig) -> None:
-        from vllm.distributed.parallel_state import get_pp_group, get_tp_group
+        from vllm.distributed import parallel_state as groups
 
         self._vllm, self._caches, self._config = vllm_config, kv_cache_config, config
-        self._pp, self._tp = get_pp_group().rank_in_group, get_tp_group().rank_in_group
-        tensor = vllm_config.parallel_config.tensor_parallel_size
+        parallel = vllm_config.parallel_config
+        stretches = getattr(parallel, "prefill_context_parallel_size", 1)
+        if stretches > 1 and not generations.DEALS_PREFILL:
+            raise views.Unsupported(f"prefill_context_parallel_size {stretches}: this vLLM does not deal the cache out over those ranks")
+        self._pp, self._tp = groups.get_pp_group().rank_in_group, groups.get_tp_group().rank_in_group
+        self._pcp = groups.get_pcp_group().rank_in_group if stretches > 1 else 0
+        number = parallel.data_parallel_index * parallel.pipeline_parallel_size + self._pp
+        number = (number * stretches + self._pcp) * parallel.tensor_parallel_size + self._tp
         _log.start("vllm.ropeway")
         self._npu = npu_of(vllm_config)
-        self._engine = native.open_worker_engine(config, self._pp * tensor + self._tp, self._npu)
+        self._engine = native.open_worker_engine(config, number, self._npu)
         self._zeros: Any = None
         self.native: Any = None
         # Layers that were told of before their attention was computed.
@@ -63,10 +69,15 @@ class Worker:
             return numbers[base], tensor.data_ptr() - base
 
         groups = views.transfer_groups(self._caches)
+        if self._config.consumes and not generations.TELLS_FAILED and len(self._caches.kv_cache_groups) > 1:
+            # Its scheduler looks failed blocks up in the one list of a request, and ends the engine where there are several.
+            raise views.Unsupported(
+                "this vLLM cannot be told of a failed load where a request has several lists of blocks: start it with "
+                "--disable-hybrid-kv-cache-manager (not for models with recurrent state), or take vLLM 0.32")
         model = self._vllm.model_config
         described = {
             "facts": self._facts(kv_caches), "topology": self._topology(),
-            "rank": {"pp": self._pp, "pcp": 0, "tp": self._tp},
+            "rank": {"pp": self._pp, "pcp": self._pcp, "tp": self._tp},
             "groups": views.describe_groups(groups),
             "views": views.describe_views(kv_caches, groups, storage_of,
                                           total_kv_heads=model.get_total_num_kv_heads(), use_mla=model.use_mla,
@@ -117,12 +128,17 @@ class Worker:
             raise RuntimeError(fatal)
         for request, why, *_ in failed:
             _logger.warning("the KV of request %s did not come: %s", request, why)
-        invalid = {
-            block for _, _, lists, first in failed
-            for ids, group in zip(lists, views.transfer_groups(self._caches), strict=True)
-            for block in ids[first // group.kv_cache_spec.block_size:]
-        }
+        invalid: set[int] = set()
+        for _, _, lists, first in failed:
+            invalid |= self._invalid(lists, first) or self._invalid(lists, 0)
         return Polled(set(sent), set(received), {request for request, *_ in failed}, invalid)
+
+    def _invalid(self, lists: list[list[int]], first: int) -> set[int]:
+        """The blocks of the tokens from `first` on. Null blocks (0) are those of every request."""
+        topology, groups = self._topology(), views.transfer_groups(self._caches)
+        ranks = topology["dcp"] * topology["pcp"]
+        return {block for ids, group in zip(lists, groups, strict=True)
+                for block in ids[first // (group.kv_cache_spec.block_size * ranks):] if block}
 
     def stats(self) -> Any:
         """What was counted since the last call; None for nothing."""
@@ -142,7 +158,8 @@ class Worker:
         return {
             "tp": parallel.tensor_parallel_size, "pp": parallel.pipeline_parallel_size,
             "pcp": getattr(parallel, "prefill_context_parallel_size", 1),
-            "dcp": getattr(parallel, "decode_context_parallel_size", 1), "stripe_tokens": 1,
+            "dcp": getattr(parallel, "decode_context_parallel_size", 1),
+            "stripe_tokens": getattr(parallel, "cp_kv_cache_interleave_size", 1),
         }
 
     def _facts(self, kv_caches: dict[str, torch.Tensor]) -> dict[str, Any]:
