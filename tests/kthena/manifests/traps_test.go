@@ -49,7 +49,10 @@ func option(one corev1.Container, name string) string {
 
 // transfer: no fixed engine id, no fixed port, no sizes that the command does not start, nothing that a shell would have to expand.
 func transfer(one corev1.Container, role string) error {
-	if slices.Contains(one.Command, "sh") || slices.Contains(one.Command, "bash") {
+	if len(one.Command) > 0 {
+		return fmt.Errorf("%v takes the place of the image's entry point", one.Command)
+	}
+	if slices.Contains(one.Args, "sh") || slices.Contains(one.Args, "bash") {
 		return fmt.Errorf("a shell reads the command")
 	}
 	var config map[string]any
@@ -209,7 +212,8 @@ func TestEachTrapIsNoticed(t *testing.T) {
 		{serving, `"kv_port": 0}`, `"kv_port": 20001}`, "kv_port is 20001"},
 		{serving, `"kv_port": 0}`, `"kv_port": 0, "engine_id": "0"}`, "engine_id is 0"},
 		{serving, `"kv_port": 0}`, `"kv_port": 0, "kv_connector_extra_config": {"prefill": {"dp_size": 2}}}`, "extra_config"},
-		{serving, "[vllm, serve]", "[bash, -c, vllm serve]", "a shell"},
+		{serving, "                args:\n                  - vllm\n", "                command: [vllm]\n                args:\n", "entry point"},
+		{serving, "                  - vllm\n                  - serve\n", "                  - bash\n                  - -c\n                  - vllm serve\n", "a shell"},
 		{serving, `"kv_role": "kv_consumer"`, `"kv_role": "kv_producer"`, "decode: kv_role"},
 		{serving, "--tensor-parallel-size=2", "--tensor-parallel-size=4", "4 ranks on 2 NPUs"},
 		{serving, "--trust-remote-code", "--data-parallel-size=2", "2 ranks on 2 NPUs"},
