@@ -66,6 +66,9 @@ const FORGET: Duration = Duration::from_secs(60);
 /// Bytes of a row that are copied at once, from region to region: they stay in the cache of a core.
 const COPY_PIECE: u64 = 128 << 10;
 
+/// How long a device may take to put rows in order.
+const REARRANGE: Duration = Duration::from_secs(60);
+
 const OPEN: u8 = 0;
 const SUSPENDED: u8 = 1;
 const CLOSING: u8 = 2;
@@ -164,6 +167,27 @@ impl Region {
             }
         }
         Ok(())
+    }
+
+    /// As [`Self::copy_rect`] for many: the second of each pair is of `from`. Where both regions are memory of the engine's
+    /// NPU, the device copies all of them, and the host waits.
+    ///
+    /// # Errors
+    /// As [`Self::copy_rect`], and what the device said. When [`Error::local`] is not `Yes`, the device may still write.
+    pub fn copy_rects(&self, from: &Self, pairs: &[(Rect, Rect)]) -> Result<()> {
+        let npu = self.0.shared.upgrade().and_then(|shared| shared.npu.clone());
+        let device = |region: &Self| region.0.memory.device().map(|range| range.device());
+        let (Some(npu), Some(ours), Some(theirs)) = (npu, device(self), device(from)) else {
+            return pairs.iter().try_for_each(|(to, source)| self.copy_rect(*to, from, *source));
+        };
+        if ours != theirs {
+            return pairs.iter().try_for_each(|(to, source)| self.copy_rect(*to, from, *source));
+        }
+        // In one order for all, so that nobody waits for one while he holds the other; of one region once.
+        let (first, second) = if self.0.id <= from.0.id { (self, from) } else { (from, self) };
+        let _first = first.0.touch("region copy")?;
+        let _second = (first.0.id != second.0.id).then(|| second.0.touch("region copy")).transpose()?;
+        npu.rearrange(&self.0.memory, &from.0.memory, pairs.to_vec(), REARRANGE)
     }
 
     /// Closes the region: no new lease, import or transfer; peers must let go. Waits up to `timeout` until neither a

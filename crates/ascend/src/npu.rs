@@ -2,6 +2,7 @@
 
 mod config;
 mod copy;
+mod rearrange;
 mod transports;
 
 use std::any::Any;
