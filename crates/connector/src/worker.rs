@@ -102,6 +102,8 @@ struct Ledger {
     pushes: HashMap<Ticket, Arc<Push>>,
     /// Those of which the step under way computes a part.
     stepping: Vec<Arc<Push>>,
+    /// Why blocks can never be used again, when a device cannot be stopped.
+    stuck: Option<String>,
 }
 
 /// What vLLM is to be told after a step.
@@ -279,7 +281,10 @@ impl Inner {
 
     fn fatal(&self) -> Option<String> {
         let mut ends = [Completion::Released { id: ropeway::TransferId(0), user_data: 0 }; 16];
-        let mut fatal = None;
+        let stuck = self.ledger().stuck.take();
+        let mut fatal = stuck.map(|why| {
+            format!("blocks that the device may still write were withheld: {why}; restart this process")
+        });
         loop {
             let count = self.engine.completions().drain(&mut ends);
             for end in &ends[..count] {

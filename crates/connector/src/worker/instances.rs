@@ -221,7 +221,10 @@ impl Inner {
     }
 
     fn arena(&self, scratch: &Scratch) -> ropeway::Result<Arena> {
-        let region = self.engine.alloc(Host::private(scratch.bytes))?;
+        let region = match scratch.on_device {
+            true => self.engine.alloc_npu(scratch.bytes)?,
+            false => self.engine.alloc(Host::private(scratch.bytes))?,
+        };
         let number = self.arenas.fetch_add(1, Ordering::Relaxed);
         let mut builder = self.engine.cache(format!("scratch{number}"));
         for (group, parts) in &scratch.groups {

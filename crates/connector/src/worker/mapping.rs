@@ -95,7 +95,7 @@ pub trait RouteMap: Send + Sync + 'static {
     ///
     /// # Errors
     /// What copying says.
-    fn reorder(&self, share: usize, moves: &[Vec<RowMove>], scratch: &Region) -> Result<(), Failure>;
+    fn reorder(&self, share: usize, moves: &[Vec<RowMove>], scratch: &Region) -> ropeway::Result<()>;
 }
 
 /// Kernel blocks to read, a list for each group; pairs are in order.
@@ -112,6 +112,8 @@ pub struct Blocks {
 pub struct Scratch {
     /// How long it is.
     pub bytes: u64,
+    /// Whether it is to lie in the memory of the engine's NPU.
+    pub on_device: bool,
     /// Each group by name, with its parts.
     pub groups: Vec<(String, Vec<(String, Strided)>)>,
 }

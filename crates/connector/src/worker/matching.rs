@@ -15,7 +15,7 @@ use super::tickets::{Ask, Failure};
 use crate::config::{Config, Hints, Size};
 use crate::facts::{Facts, Mismatch};
 use crate::ids::{Ids, Request, RowMove};
-use crate::layout::{CacheSpec, GroupShape, LayoutError};
+use crate::layout::{CacheSpec, Format, GroupShape, LayoutError};
 use crate::ranks::{Land, Rank, RankMap, Share, Side};
 use crate::table::CACHE;
 
@@ -59,6 +59,10 @@ impl About {
 /// Scratch memory for a share whose blocks are put in order after they have landed.
 const SCRATCH: u64 = 32 << 20;
 
+/// Pieces shorter than this are not read one by one between devices: the producer's blocks land whole, and are put in order
+/// by the device. A guess, as long as nobody has measured it on an NPU.
+const DEVICE_PIECE: u64 = 4096;
+
 /// The rank maps of one worker.
 #[derive(Debug)]
 pub struct RankMapper {
@@ -87,21 +91,28 @@ impl RankMapper {
     }
 
     /// Gives it the regions of the specification's storages, in order, so that blocks can be put in order that lie otherwise
-    /// at the producer. Without them, and on devices, such a producer is refused.
+    /// at the producer. Without them, and where some are memory of the host and some of a device, such a producer is refused.
     #[must_use]
     pub fn storages(mut self, storages: &[Region]) -> Self {
         self.storages = storages.to_vec();
         self
     }
 
+    fn on_host(&self) -> bool {
+        !self.storages.is_empty() && self.storages.iter().all(|region| region.address().is_some())
+    }
+
+    fn on_device(&self) -> bool {
+        !self.storages.is_empty() && self.storages.iter().all(|region| region.address().is_none())
+    }
+
     /// Whether every share of a map can be put where it belongs.
     fn check_landing(&self, map: &RankMap) -> Result<(), Mismatch> {
-        let on_host =
-            !self.storages.is_empty() && self.storages.iter().all(|region| region.address().is_some());
+        let somewhere = self.on_host() || self.on_device();
         let pulls = map.pulls(0)?;
         let whole = |share: &&Arc<Share>| matches!(share.land, Land::Whole(_));
         match pulls.iter().flat_map(|pull| &pull.shares).find(whole) {
-            Some(share) if !on_host => {
+            Some(share) if !somewhere || is_fractal(share, &self.spec) => {
                 let part = share.parts.first().map_or("a part", String::as_str);
                 let advice = "start both with the same block size, memory layout and tensor-parallel size: blocks cannot be put \
                               in order on this device";
@@ -153,8 +164,9 @@ impl Mapper for RankMapper {
 
     fn map(&self, about: &Value) -> Result<Box<dyn RouteMap>, Failure> {
         let theirs = self.told(about)?;
-        // Host memory: rows are copied one by one at no loss.
-        let map = RankMap::new(self.spec.clone(), self.ours.side.clone(), theirs.side, self.rank, 0)?;
+        // In host memory rows are copied one by one at no loss.
+        let least = if self.on_device() { DEVICE_PIECE } else { 0 };
+        let map = RankMap::new(self.spec.clone(), self.ours.side.clone(), theirs.side, self.rank, least)?;
         self.check_landing(&map)?;
         let (storages, scratch) = (self.storages.clone(), self.scratch);
         Ok(Box::new(Matched { map, shares: Mutex::default(), storages, scratch }))
@@ -188,6 +200,16 @@ impl Mapper for RankMapper {
 
 fn out_of_bounds(error: &dyn std::error::Error) -> Failure {
     Failure { kind: ErrorKind::OutOfBounds, text: error.to_string() }
+}
+
+/// Whether a share would have rows cut out of blocks that are in a device's own order.
+fn is_fractal(share: &Share, spec: &CacheSpec) -> bool {
+    let Land::Whole(reformat) = &share.land else { return false };
+    let fractal = |format| format == Format::Fractal;
+    reformat
+        .planes
+        .iter()
+        .any(|plane| fractal(plane.theirs.format) || fractal(spec.planes()[plane.plane].shape.format))
 }
 
 /// A rank map, and the shares that it has given out: the same number is the same share.
@@ -268,7 +290,8 @@ impl RouteMap for Matched {
         for (part, place) in reformat.scratch.iter().zip(places) {
             groups[part.group].1.push((part.name.clone(), place));
         }
-        Some(Scratch { bytes, groups })
+        let on_device = self.storages.first().is_some_and(|region| region.address().is_none());
+        Some(Scratch { bytes, on_device, groups })
     }
 
     fn rounds(&self, share: usize, ask: &Ask) -> Result<Vec<Ids>, Failure> {
@@ -277,22 +300,21 @@ impl RouteMap for Matched {
         Ok(share.rounds(&self.asked(&share, ask)?, reformat.blocks_in(self.scratch)))
     }
 
-    fn reorder(&self, share: usize, moves: &[Vec<RowMove>], scratch: &Region) -> Result<(), Failure> {
+    fn reorder(&self, share: usize, moves: &[Vec<RowMove>], scratch: &Region) -> ropeway::Result<()> {
         let share = self.share(share);
         let Land::Whole(reformat) = &share.land else { return Ok(()) };
         let blocks = vec![reformat.blocks_in(self.scratch); share.groups.len()];
         let (places, _) = reformat.place(&blocks).unwrap_or_default();
-        let mut result = Ok(());
         let Some(spec) = self.map.spec() else { return Ok(()) };
+        let mut pairs = vec![Vec::new(); self.storages.len()];
         reformat.copies(spec, &places, moves, |copy| {
             let rect =
                 |offset, row_stride| Rect { offset, rows: copy.height, row_bytes: copy.width, row_stride };
             let (to, from) = (rect(copy.to, copy.to_pitch), rect(copy.from, copy.from_pitch));
-            if result.is_ok() {
-                result = self.storages[copy.storage].copy_rect(to, scratch, from);
-            }
+            pairs[copy.storage].push((to, from));
         });
-        Ok(result?)
+        let mut storages = self.storages.iter().zip(pairs).filter(|(_, pairs)| !pairs.is_empty());
+        storages.try_for_each(|(storage, pairs)| storage.copy_rects(scratch, &pairs))
     }
 }
 

@@ -1,12 +1,12 @@
 //! The consumer's side once there are blocks: plans, transfers, and their end.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use ropeway::{BlockId, Error, ErrorKind, Plan, Report, Start, Submit, SubmitError, Transfer};
+use ropeway::{BlockId, Error, ErrorKind, Plan, Quiet, Report, Start, Submit, SubmitError, Transfer};
 use tokio::sync::Notify;
 
 use super::Inner;
@@ -42,6 +42,9 @@ struct Landing {
     share: usize,
     rounds: Vec<(Plan, Vec<Vec<RowMove>>)>,
 }
+
+/// The device may still write the blocks of a request, and cannot be stopped.
+struct Stuck(String);
 
 struct Flying {
     transfer: Transfer,
@@ -86,7 +89,11 @@ impl Inner {
         self.tasks.spawn(async move {
             reading.run(&stop, inner.timing.claim).await;
             for landing in landings {
-                reading.land(landing, &stop, inner.timing.claim).await;
+                if let Err(Stuck(why)) = reading.land(landing, &stop, inner.timing.claim).await {
+                    inner.ledger().stuck = Some(why);
+                    // Its blocks are nobody's any more: no report, however long.
+                    return pending().await;
+                }
             }
             inner.finish(ticket, reading);
         });
@@ -206,28 +213,32 @@ impl Reading {
     }
 
     /// One share, unless something failed. The scratch memory is given on when nothing lands there any more.
-    async fn land(&mut self, landing: Landing, stop: &Notify, room: Duration) {
+    async fn land(&mut self, landing: Landing, stop: &Notify, room: Duration) -> Result<(), Stuck> {
         let Landing { known, way, share, rounds } = landing;
-        let Some(arena) = &way.arena else { return };
+        let Some(arena) = &way.arena else { return Ok(()) };
         let _busy = arena.busy.lock().await;
         for (plan, moves) in rounds {
             if self.failed.is_some() {
-                return;
+                return Ok(());
             }
             self.waiting.push(plan);
             self.run(stop, room).await;
             if self.failed.is_some() {
-                return;
+                return Ok(());
             }
             let (known, scratch) = (Arc::clone(&known), arena.region.clone());
             let copying = move || known.map.reorder(share, &moves, &scratch);
-            let closing = |_| Failure { kind: ErrorKind::Closed, text: "the worker is closing".to_owned() };
-            let copied =
-                tokio::task::spawn_blocking(copying).await.map_err(closing).and_then(|copied| copied);
-            if let Err(failure) = copied {
-                return self.fail(failure);
+            match tokio::task::spawn_blocking(copying).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) if error.local() != Quiet::Yes => return Err(Stuck(error.to_string())),
+                Ok(Err(error)) => self.fail(error.into()),
+                Err(_) => {
+                    let text = "the worker is closing".to_owned();
+                    self.fail(Failure { kind: ErrorKind::Closed, text });
+                }
             }
         }
+        Ok(())
     }
 
     /// Until nothing of it moves, whatever happens.

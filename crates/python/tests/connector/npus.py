@@ -112,10 +112,12 @@ class Tensor(fakes.Tensor):
     device = types.SimpleNamespace(type="npu")
 
 
-def kv_caches() -> dict[str, tuple[Tensor, Tensor]]:
-    """K and V apart, token-major."""
+def kv_caches(head_major: bool = False) -> dict[str, tuple[Tensor, Tensor]]:
+    """K and V apart, token-major in memory unless told otherwise."""
     shape = (PLANE_BYTES // PLANE_BLOCK, fakes.BLOCK, fakes.HEADS, HEAD)
     strides = (fakes.BLOCK * fakes.HEADS * HEAD, fakes.HEADS * HEAD, HEAD, 1)
+    if head_major:
+        strides = (strides[0], HEAD, fakes.BLOCK * HEAD, 1)
     return {f"model.layers.{layer}.self_attn.attn":
             (Tensor(Storage(), 0, shape, strides), Tensor(Storage(), 0, shape, strides)) for layer in range(fakes.LAYERS)}
 

@@ -23,10 +23,10 @@ Make = Callable[..., "OnNpu"]
 class OnNpu(Instance):
     """An instance whose worker has an NPU, and a compute stream there."""
 
-    def __init__(self, device: int, role: str, **own: Any) -> None:
+    def __init__(self, device: int, role: str, head_major: bool = False, **own: Any) -> None:
         self.device = npus.Acl.device = device
         self.stream = npus.Stream()
-        self.caches = npus.kv_caches()
+        self.caches = npus.kv_caches(head_major)
         self.open(fakes.vllm_config(role, device="npu", transports=["hixl"], **own), fakes.CacheConfig(), self.caches)
 
     def step(self) -> None:
@@ -90,6 +90,55 @@ def test_keys_and_values_apart_come_over_between_npus(on_npu: Make) -> None:
             plane, base = consumer.plane(layer, which), 16 * layer + 4 * which
             assert plane.get(4 * npus.PLANE_BLOCK, 4 * npus.PLANE_BLOCK) == b"".join(
                 bytes([byte]) * npus.PLANE_BLOCK for byte in (0, base + 3, base + 9, 0))
+
+
+def test_heads_that_lie_otherwise_are_put_in_order_on_the_device(on_npu: Make) -> None:
+    """Token-major at the producer, head-major here: blocks land whole in the NPU's memory, and are copied from there."""
+    producer, consumer = on_npu(0, "kv_producer"), on_npu(1, "kv_consumer", head_major=True)
+    row = npus.HEAD * 4
+
+    def content(layer: int, which: int, block: int, token: int, head: int) -> bytes:
+        return bytes([16 * layer + 8 * which + head, block, token, 7]) * (row // 4)
+
+    for layer in range(fakes.LAYERS):
+        for which in (0, 1):
+            for block in (3, 9):
+                rows = [content(layer, which, block, token, head)
+                        for token in range(fakes.BLOCK) for head in range(fakes.HEADS)]
+                producer.plane(layer, which).put(block * npus.PLANE_BLOCK, b"".join(rows))
+    ask(consumer, [5, 6], producer.lend("p", 2 * fakes.BLOCK, [3, 9]))
+    until(lambda: consumer.received and producer.sent, producer, consumer)
+    assert (consumer.received, consumer.failed, producer.sent) == ({"d"}, set(), {"p"})
+    for layer in range(fakes.LAYERS):
+        for which in (0, 1):
+            for ours, theirs in ((5, 3), (6, 9)):
+                rows = [content(layer, which, theirs, token, head)
+                        for head in range(fakes.HEADS) for token in range(fakes.BLOCK)]
+                assert consumer.plane(layer, which).get(ours * npus.PLANE_BLOCK, npus.PLANE_BLOCK) == b"".join(rows)
+            for other in (4, 7):
+                assert consumer.plane(layer, which).get(other * npus.PLANE_BLOCK, npus.PLANE_BLOCK) == bytes(npus.PLANE_BLOCK)
+
+
+def test_blocks_that_the_device_may_still_write_are_never_given_back(on_npu: Make) -> None:
+    producer, consumer = on_npu(0, "kv_producer"), on_npu(1, "kv_consumer", head_major=True)
+    ask(consumer, [5], producer.lend("p", fakes.BLOCK, [3]))
+    script = npus.Acl().library.ropeway_sim_faults
+    # The device neither ends its copies nor says that it has.
+    assert script(b"refuse op=aclrtSynchronizeStreamWithTimeout code=507010") == 0
+    try:
+        with pytest.raises(RuntimeError, match="may still write.*restart this process"):
+            until(lambda: False, producer, consumer)
+        assert not consumer.received
+    finally:
+        script(b"")
+
+
+def test_blocks_in_an_order_of_the_devices_own_are_not_cut(on_npu: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["torch_npu"], "get_npu_format", lambda tensor: 29)
+    producer, consumer = on_npu(0, "kv_producer"), on_npu(1, "kv_consumer", head_major=True)
+    ask(consumer, [5], producer.lend("p", fakes.BLOCK, [3]))
+    until(lambda: consumer.received, producer, consumer)
+    assert consumer.failed == {"d"}
 
 
 def test_blocks_are_not_read_before_the_kernels_that_write_them_are_done(on_npu: Make) -> None:

@@ -98,7 +98,7 @@ impl RouteMap for Aimed {
         Ok(Vec::new())
     }
 
-    fn reorder(&self, _: usize, _: &[Vec<RowMove>], _: &Region) -> Result<(), Failure> {
+    fn reorder(&self, _: usize, _: &[Vec<RowMove>], _: &Region) -> ropeway::Result<()> {
         Ok(())
     }
 }

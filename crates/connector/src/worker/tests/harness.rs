@@ -375,7 +375,7 @@ impl RouteMap for WholeMap {
         unreachable!("every share lands where it belongs")
     }
 
-    fn reorder(&self, _: usize, _: &[Vec<RowMove>], _: &Region) -> Result<(), Failure> {
+    fn reorder(&self, _: usize, _: &[Vec<RowMove>], _: &Region) -> ropeway::Result<()> {
         unreachable!("every share lands where it belongs")
     }
 
