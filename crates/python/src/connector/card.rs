@@ -16,6 +16,9 @@ pub(super) struct Described {
     pub(super) rank: Rank,
     pub(super) groups: Vec<GroupInfo>,
     pub(super) views: Vec<View>,
+    /// The caches of all pipeline stages, in order, where they are known.
+    #[serde(default)]
+    pub(super) stages: Vec<CacheShape>,
 }
 
 /// A worker, as the scheduler half and consumers need to know it.

@@ -12,5 +12,6 @@ pub(crate) fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<config::Config>()?;
     module.add_class::<scheduler::Scheduler>()?;
     module.add_class::<worker::Worker>()?;
+    module.add_function(wrap_pyfunction!(worker::cache_shape, module)?)?;
     module.add_function(wrap_pyfunction!(worker::open_worker_engine, module)?)
 }

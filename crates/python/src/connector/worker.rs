@@ -43,6 +43,26 @@ pub(super) fn open_worker_engine(
     Ok(Engine::of(inner))
 }
 
+/// The shape of a described worker's cache as JSON, for the workers of its other pipeline stages.
+#[pyfunction]
+pub(super) fn cache_shape(described: &str, storages: Vec<PyRef<'_, Region>>) -> Result<String> {
+    let described = read(described)?;
+    let lengths: Vec<u64> = storages.iter().map(|region| region.inner.len()).collect();
+    let shape = checked(&described, &lengths)?.shape();
+    serde_json::to_string(&shape).map_err(|error| misuse("register", error.to_string()))
+}
+
+fn read(described: &str) -> PyResult<Described> {
+    serde_json::from_str(described)
+        .map_err(|error| PyValueError::new_err(format!("the description of a worker: {error}")))
+}
+
+fn checked(described: &Described, storages: &[u64]) -> Result<CacheSpec> {
+    let shard = described.rank.shard(&described.topology);
+    let spec = CacheSpec::new(described.groups.clone(), &described.views, storages, shard);
+    spec.map_err(|error| misuse("register", error.to_string()))
+}
+
 /// Lends, claims and pulls over one worker's engine and cache.
 #[pyclass(frozen, name = "ConnectorWorker", module = "ropeway._ropeway")]
 pub(crate) struct Worker {
@@ -68,8 +88,7 @@ impl Worker {
         storages: Vec<PyRef<'_, Region>>,
     ) -> Result<Self> {
         let config = config.get().0.clone();
-        let described: Described = serde_json::from_str(described)
-            .map_err(|error| PyValueError::new_err(format!("the description of a worker: {error}")))?;
+        let described = read(described)?;
         let regions: Vec<ropeway::Region> = storages.iter().map(|region| region.inner.clone()).collect();
         drop(storages);
         let engine = ropeway::Engine::clone(engine.get().inner());
@@ -177,18 +196,20 @@ fn open(
     described: Described,
     regions: &[ropeway::Region],
 ) -> Result<(worker::Worker, Vec<u8>)> {
-    let Described { mut facts, topology, rank, groups, views } = described;
+    let storages: Vec<u64> = regions.iter().map(ropeway::Region::len).collect();
+    let spec = checked(&described, &storages)?;
+    let Described { mut facts, topology, rank, stages, .. } = described;
     if let Ok(npu) = engine.npu() {
         // Two generations of NPU are refused at the handshake.
         facts.device = format!("ascend-{}", npu.cann().chip().name().to_lowercase());
     }
-    let storages: Vec<u64> = regions.iter().map(ropeway::Region::len).collect();
-    let spec = CacheSpec::new(groups, &views, &storages, rank.shard(&topology));
-    let spec = spec.map_err(|error| misuse("register", error.to_string()))?;
     let cache = publish(&engine, &spec, regions)?;
     let shape = spec.shape();
     let engine_text = engine.descriptor().to_string();
-    let side = Side { topology, layers: facts.layers, stages: vec![shape.clone(); topology.pp as usize] };
+    // A producer's consumers learn the stages from all workers' handshakes; only who takes blocks needs the others'.
+    let known = stages.len() == topology.pp as usize;
+    let stages = if known { stages } else { vec![shape.clone(); topology.pp as usize] };
+    let side = Side { topology, layers: facts.layers, stages };
     let card = Card { facts: facts.clone(), topology, rank, shape, engine: engine_text };
     let card = serde_json::to_vec(&card).map_err(|error| misuse("register", error.to_string()))?;
     let mapper = RankMapper::new(config, About { facts, side }, rank, spec).storages(regions);

@@ -115,6 +115,73 @@ def test_a_producer_leaves_the_last_token_of_a_recurrent_prompt_out_once(beside_
     producer.close()
 
 
+class Stages:
+    """An instance of two pipeline stages with a layer each, in this process."""
+
+    def __init__(self, role: str, modules: dict[str, types.ModuleType]) -> None:
+        connector = importlib.import_module("ropeway.vllm.connector").RopewayConnector
+        config = fakes.vllm_config(role)
+        config.parallel_config.pipeline_parallel_size = 2
+        modules["torch"].distributed = types.SimpleNamespace(all_gather_object=self.gather)  # type: ignore[attr-defined]
+        self.storages, self.workers = [], []
+        for stage in range(2):
+            at = types.SimpleNamespace(rank_in_group=stage, world_size=2, cpu_group=stage)
+            vars(modules["vllm.distributed.parallel_state"])["get_pp_group"] = lambda at=at: at
+            name, caches = f"model.layers.{stage}.self_attn.attn", fakes.CacheConfig()
+            caches.kv_cache_groups[0].layer_names = [name]
+            self.storages.append(fakes.Storage(fakes.LAYERS * fakes.LAYER_BYTES))
+            self.workers.append(connector(config, fakes.Role.WORKER, caches))
+            self.workers[stage].register_kv_caches({name: fakes.kv_caches(self.storages[stage])[name]})
+        self.scheduler = connector(config, fakes.Role.SCHEDULER, caches)
+        self.scheduler.set_xfer_handshake_metadata_pp_aware(
+            {(stage, 0): worker.get_handshake_metadata() for stage, worker in enumerate(self.workers)})
+        self.seen: dict[str, list[set[str]]] = {name: [set(), set()] for name in ("sent", "received", "failed")}
+
+    @staticmethod
+    def gather(out: list[Any], shape: str, group: int) -> None:
+        """What each stage says: the other has the other layer."""
+        other = shape.replace(f'"layers":[{group}]', f'"layers":[{1 - group}]')
+        assert other != shape
+        out[group], out[1 - group] = shape, other
+
+    def step(self) -> None:
+        meta = self.scheduler.build_connector_meta(None)
+        for stage, worker in enumerate(self.workers):
+            worker.bind_connector_metadata(meta)
+            worker.start_load_kv(None)
+            results = worker.get_transfer_results(set())
+            self.seen["sent"][stage] |= results.finished_sending
+            self.seen["received"][stage] |= results.finished_recving
+            self.seen["failed"][stage] |= results.failed_recving
+
+    def place(self, stage: int, block: int) -> int:
+        return self.storages[stage].data_ptr() + stage * fakes.LAYER_BYTES + block * fakes.BLOCK_BYTES
+
+    def close(self) -> None:
+        for half in (*self.workers, self.scheduler):
+            half.shutdown()
+
+
+def test_each_stage_takes_its_layers_and_nobody_waits_for_the_others(
+    beside_vllm: dict[str, types.ModuleType],  # noqa: F811
+) -> None:
+    producer, consumer = Stages("kv_producer", beside_vllm), Stages("kv_consumer", beside_vllm)
+    for stage in range(2):
+        ctypes.memset(producer.place(stage, 3), 17 + stage, fakes.BLOCK_BYTES)
+    params = Instance.lend(producer, "p", fakes.BLOCK, [3])  # type: ignore[arg-type]
+    request = fakes.Request("d", fakes.BLOCK, params)
+    consumer.scheduler.on_new_request(request)
+    assert consumer.scheduler.get_num_new_matched_tokens(request, 0) == (fakes.BLOCK, True)
+    consumer.scheduler.update_state_after_alloc(request, fakes.Blocks([5]), fakes.BLOCK)
+    # A worker of the producer is done when the stage that reads from it is.
+    until(lambda: all(consumer.seen["received"]) and all(producer.seen["sent"]), producer, consumer)  # type: ignore[arg-type]
+    assert consumer.seen["failed"] == [set(), set()]
+    for stage in range(2):
+        assert ctypes.string_at(consumer.place(stage, 5), fakes.BLOCK_BYTES) == bytes([17 + stage]) * fakes.BLOCK_BYTES
+    producer.close()
+    consumer.close()
+
+
 def test_a_load_that_cannot_be_is_told_as_received_and_as_failed(instance: Make) -> None:
     producer, consumer = instance("kv_producer"), instance("kv_consumer", connect_timeout=1)
     params = producer.lend("p", fakes.BLOCK, [3])

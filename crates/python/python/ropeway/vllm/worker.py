@@ -23,6 +23,18 @@ def npu_of(vllm_config: Any) -> int | None:
     return int(torch.npu.current_device())
 
 
+def _of_all_stages(shape: str) -> list[Any]:
+    """What each pipeline stage has, in order: all of them register at the same time. Which of us read from a producer's worker,
+    and so how many it has to wait for, depends on all.
+    """
+    from vllm.distributed.parallel_state import get_pp_group
+
+    group = get_pp_group()
+    shapes: list[Any] = [None] * group.world_size
+    torch.distributed.all_gather_object(shapes, shape, group=group.cpu_group)
+    return [json.loads(one) for one in shapes]
+
+
 class Worker:
     """One worker. Its engine's threads start here, never at import."""
 
@@ -83,6 +95,8 @@ class Worker:
                                           total_kv_heads=model.get_total_num_kv_heads(), use_mla=model.use_mla,
                                           tensor_parallel=self._vllm.parallel_config.tensor_parallel_size),
         }
+        if self._config.consumes and self._vllm.parallel_config.pipeline_parallel_size > 1:
+            described["stages"] = _of_all_stages(native.cache_shape(json.dumps(described), regions))
         self.native = native.ConnectorWorker(self._config, self._engine, json.dumps(described), regions)
 
     def start(self, messages: bytes) -> None:
