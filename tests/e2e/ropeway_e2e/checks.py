@@ -34,6 +34,7 @@ class Seen:
     concurrent: list[Asked] = field(default_factory=list)
     primed: list[Asked] = field(default_factory=list)
     after_disconnects: list[Asked] = field(default_factory=list)
+    after_storm: list[Asked] = field(default_factory=list)
     # Requests that a fault hit; ones that had no part in it while it lasted, None where nobody asked; and ones after it.
     hit: list[Asked] = field(default_factory=list)
     meanwhile: list[Asked] | None = None
@@ -154,6 +155,10 @@ def right_after_disconnects(seen: Seen) -> list[str]:
     return differing(seen.after_disconnects)
 
 
+def right_after_storm(seen: Seen) -> list[str]:
+    return differing(seen.after_storm)
+
+
 def never_wrong(seen: Seen) -> list[str]:
     """A request that lost its KV may fail, or be computed again; it may not give other tokens, nor none for ever."""
     wrong = [] if seen.hit else ["nothing was asked"]
@@ -244,6 +249,7 @@ ALWAYS: tuple[Callable[[Seen], list[str]], ...] = (
 )
 BY_ROUND: dict[str, Callable[[Seen], list[str]]] = {
     "concurrent": concurrent_outputs_equal, "primed": primed_outputs_equal, "disconnects": right_after_disconnects,
+    "storm": right_after_storm,
 }
 
 
@@ -251,7 +257,8 @@ def judge(seen: Seen, rounds: tuple[str, ...], idle_cores_max: float | None, thr
           foreign: str | None = None) -> list[Finding]:
     """All checks of the rounds that were run. A round that ran and asked nothing has not passed."""
     found = [Finding(check.__name__, tuple(check(seen))) for check in ALWAYS]
-    asked = {"concurrent": seen.concurrent, "primed": seen.primed, "disconnects": seen.after_disconnects}
+    asked = {"concurrent": seen.concurrent, "primed": seen.primed, "disconnects": seen.after_disconnects,
+             "storm": seen.after_storm}
     for name, check in BY_ROUND.items():
         if name in rounds:
             found.append(Finding(check.__name__, tuple(check(seen)) if asked[name] else ("nothing was asked",)))

@@ -50,10 +50,12 @@ def body_of(tokens: list[int], max_tokens: int, **more: object) -> dict:
             "stream": True, "return_token_ids": True} | more
 
 
-def complete(url: str, body: dict, timeout: float = 180, leave_after: int | None = None) -> Answer:
+def complete(url: str, body: dict, timeout: float = 180, leave_after: int | None = None,
+             pause: float = 0.05) -> Answer:
     """Sends a streamed request and reads it to its end.
 
-    With `leave_after` the connection is closed after that many tokens: 0 leaves before any answer is read.
+    With `leave_after` the connection is closed after that many tokens: 0 leaves before any answer is read, after `pause`
+    seconds.
     """
     answer, start = Answer(), time.monotonic()
     connection = connect(url, timeout)
@@ -61,7 +63,7 @@ def complete(url: str, body: dict, timeout: float = 180, leave_after: int | None
         connection.request("POST", "/v1/completions", body=json.dumps(body),
                            headers={"Content-Type": "application/json"})
         if leave_after == 0:
-            time.sleep(0.05)
+            time.sleep(pause)
             answer.error = "left early"
             return answer
         response = connection.getresponse()

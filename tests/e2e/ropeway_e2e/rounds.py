@@ -1,5 +1,6 @@
 """Asks an entry point (a proxy, a router) in rounds, and notes what the decode instance counts meanwhile."""
 
+import random
 import statistics
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from .prompts import ANSWER, Prompt, of, resolve, suite, timed
 from .proxy import ClientGone, Proxy
 
 CLIENTS = 4
+STORM, STORM_CLIENTS = 240, 16
 # Blocks come back at once, or when a lease of a vanished reader ends: NIXL's lasts 30 s.
 GIVE_BACK_SECONDS = 60
 
@@ -115,6 +117,18 @@ def disconnects(entry: Entry, references: dict[str, list[int]]) -> list[Asked]:
     return some(entry, references, ("block+1", "some", "longest"))
 
 
+def storm(entry: Entry, references: dict[str, list[int]]) -> list[Asked]:
+    """Hundreds of clients, many at a time, who leave at any moment; then answers must be right and blocks come back."""
+    entry.reset()
+    chance = random.Random("ropeway storm")
+    work = [(of(f"storm {index}", chance.randrange(8, 900)), chance.choice((0, 0, 0, 1, 3)), chance.uniform(0, 0.8))
+            for index in range(STORM)]
+    with ThreadPoolExecutor(STORM_CLIENTS) as clients:
+        list(clients.map(
+            lambda one: complete(entry.url, body_of(list(one[0].tokens), 60), leave_after=one[1], pause=one[2]), work))
+    return some(entry, references, ("block+1", "some", "longest"))
+
+
 @contextmanager
 def left_between(proxy: Proxy) -> Iterator[None]:
     """Whoever asks meanwhile has left when the prefill instance answers: nobody tells a consumer of the lent blocks."""
@@ -132,7 +146,7 @@ def some(entry: Entry, references: dict[str, list[int]], names: tuple[str, ...])
     return [ask(entry.url, prompt, references) for prompt in suite() if prompt.name in names]
 
 
-ROUNDS = {"concurrent": concurrent, "primed": primed, "disconnects": disconnects}
+ROUNDS = {"concurrent": concurrent, "primed": primed, "disconnects": disconnects, "storm": storm}
 
 
 def times(entry: Entry, proxy: Proxy | None, count: int) -> dict[str, float | None]:

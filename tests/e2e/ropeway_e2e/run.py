@@ -91,8 +91,9 @@ class Run:
                                     connector.foreign_library)
         row.control = bool(scenario.must_fail)
         row.good = checks.as_expected(row.findings, scenario.must_fail)
-        row.prompts = len(seen.sequential) + len(seen.concurrent) + len(seen.primed) + len(seen.after_disconnects)
-        equal = ("_outputs_equal", "right_after_disconnects")
+        row.prompts = len(seen.sequential) + len(seen.concurrent) + len(seen.primed) + len(seen.after_disconnects) + len(
+            seen.after_storm)
+        equal = ("_outputs_equal", "right_after_disconnects", "right_after_storm")
         row.outputs_equal = row.prompts > 0 and not any(f.check.endswith(equal) for f in row.failed())
         row.tokens_external, row.tokens_local = checks.token_totals(seen)
         row.seconds = round(time.monotonic() - start, 1)
@@ -115,7 +116,7 @@ class Run:
         for name in scenario.rounds:
             if name in rounds.ROUNDS:
                 found = rounds.ROUNDS[name](entry, seen.references)
-                setattr(seen, {"disconnects": "after_disconnects"}.get(name, name), found)
+                setattr(seen, {"disconnects": "after_disconnects", "storm": "after_storm"}.get(name, name), found)
         row.times_ms |= rounds.times(entry, proxy, scenario.timed)
         row.times_ms["single_first_token_ms"] = known.first_token_ms
         seen.held = entry.given_back()

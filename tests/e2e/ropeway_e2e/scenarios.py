@@ -151,6 +151,8 @@ ROPEWAY_CHILD = replace(
 
 # The prefill instance writes each layer as it is computed; the chunks of long prompts are short.
 ROPEWAY_PUSH = ropeway("tcp", {"mode": "push", "metaservers": ["http://127.0.0.1:{metaserver_port}"]})
+ROPEWAY_PUSH_RESTING = replace(
+    ROPEWAY_PUSH, config=ROPEWAY_PUSH.config | {"kv_connector_module_path": "e2e_shims.resting"})
 CHUNKED = ("--max-num-batched-tokens", "96")
 
 NGRAM = ("--speculative-config", json.dumps(
@@ -198,12 +200,17 @@ SCENARIOS = (
     Scenario("ropeway-0.23", ROPEWAY_AS_FOUND, vllm="0.23.0", routers=("proxy",), timed=0, always=True),
     Scenario("ropeway-faults", ropeway("tcp"), routers=("proxy",), rounds=("sequential",),
              faults=("P stopped", "D killed"), timed=0),
+    Scenario("ropeway-storm", ropeway("tcp"), routers=("proxy",), rounds=("sequential", "storm"), timed=0),
     Scenario("ropeway-multi", ROPEWAY_CHILD, routers=("proxy",)),
     # The second rank takes the port after.
     Scenario("ropeway-dp", ropeway("tcp", kv_port="{side_port}"), routers=("proxy",), arguments=(TWO_RANKS, TWO_RANKS),
              timed=0),
     # Behind the other proxy the same instances pull.
     Scenario("ropeway-push", ROPEWAY_PUSH, routers=("proxy-layerwise", "proxy"), arguments=(CHUNKED, ()), faults=("P killed",)),
+    Scenario("ropeway-push-tp", ROPEWAY_PUSH_RESTING, routers=("proxy-layerwise",), tensor_parallel=(2, 1),
+             arguments=(CHUNKED, ()), timed=0),
+    Scenario("ropeway-push-0.27", ROPEWAY_PUSH, vllm="0.27.1", routers=("proxy-layerwise",), arguments=(CHUNKED, ()), timed=0),
+    Scenario("ropeway-push-0.23", ROPEWAY_PUSH, vllm="0.23.0", routers=("proxy-layerwise",), arguments=(CHUNKED, ()), timed=0),
     Scenario("ropeway-ngram", ropeway("shm"), routers=("proxy",), arguments=(NGRAM, NGRAM), timed=0),
     Scenario("mooncake", MOONCAKE, routers=MOONCAKE_ROUTERS),
     Scenario("mooncake-ropeway", DROP_IN, routers=MOONCAKE_ROUTERS, always=True),

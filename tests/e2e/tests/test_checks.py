@@ -212,6 +212,14 @@ def test_a_client_that_leaves_between_the_legs_leaves_blocks_lent_that_nobody_as
     assert len(prefill.lent) >= 2 and len(decode.requests) > left, "each round has one such client"
 
 
+def test_after_a_storm_of_clients_that_leave_others_are_asked(monkeypatch):
+    monkeypatch.setattr(rounds, "STORM", 20)
+    with FakeVllm() as prefill, FakeVllm() as decode, Proxy([Pair(prefill.url, decode.url)]) as proxy:
+        asked = rounds.storm(Entry(proxy.url, prefill.url, decode.url, proxy, patience=0), references())
+    assert [one.prompt for one in asked] == ["block+1", "some", "longest"] and all(one.answer.good for one in asked)
+    assert len(prefill.requests) > 10
+
+
 def test_the_prompts_meet_short_lengths_block_edges_and_the_longest_that_fits():
     lengths = {len(prompts.resolve(one, references())) for one in prompts.suite()}
     edges = {1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 4 * BLOCK, 4 * BLOCK + 1}
