@@ -177,12 +177,9 @@ impl Region {
     pub fn copy_rects(&self, from: &Self, pairs: &[(Rect, Rect)]) -> Result<()> {
         let npu = self.0.shared.upgrade().and_then(|shared| shared.npu.clone());
         let device = |region: &Self| region.0.memory.device().map(|range| range.device());
-        let (Some(npu), Some(ours), Some(theirs)) = (npu, device(self), device(from)) else {
+        let Some(npu) = npu.filter(|_| device(self).is_some() && device(self) == device(from)) else {
             return pairs.iter().try_for_each(|(to, source)| self.copy_rect(*to, from, *source));
         };
-        if ours != theirs {
-            return pairs.iter().try_for_each(|(to, source)| self.copy_rect(*to, from, *source));
-        }
         // In one order for all, so that nobody waits for one while he holds the other; of one region once.
         let (first, second) = if self.0.id <= from.0.id { (self, from) } else { (from, self) };
         let _first = first.0.touch("region copy")?;

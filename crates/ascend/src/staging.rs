@@ -10,13 +10,10 @@ use ropeway_transport::{Janitor, Memory};
 
 use crate::device::{Bound, Device};
 use crate::pinned;
-use crate::stream::{Stream, Way, has_passed};
+use crate::stream::{Stream, Way};
 
 /// Bytes of one buffer, unless said otherwise.
 pub const STAGE: u64 = 8 << 20;
-
-/// How long a stream is waited for after it was aborted.
-const AFTER_ABORT: Duration = Duration::from_secs(5);
 
 /// One piece to copy: contiguous on both sides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -217,11 +214,7 @@ impl Stage {
         if !std::mem::take(&mut self.busy) {
             return true;
         }
-        let aborted = self.stream.abort(on);
-        match (self.stream.wait(on, AFTER_ABORT), aborted) {
-            (waited, Ok(())) => has_passed(&waited),
-            (waited, Err(_)) => waited.is_ok(),
-        }
+        self.stream.stop(on)
     }
 
     fn address(&self, at: u64) -> Result<u64> {

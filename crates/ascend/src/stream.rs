@@ -45,6 +45,9 @@ pub(crate) fn millis(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1)
 }
 
+/// How long a stream is waited for after it was aborted.
+const AFTER_ABORT: Duration = Duration::from_secs(5);
+
 /// Whether a wait says that the stream has passed all that was on it: nothing failed, it was aborted, or it tells how a copy
 /// failed. Any other error is the wait's own (no context, a lost device, no such stream) and says nothing of the work.
 pub(crate) fn has_passed(waited: &Result<()>) -> bool {
@@ -120,6 +123,15 @@ impl Stream {
         // SAFETY: a live stream.
         let code = unsafe { (on.acl().aclrtStreamAbort)(self.raw()) };
         check(on.acl(), code, "abort stream", || format!("device {}", on.user_id()))
+    }
+
+    /// Aborts what is in flight and waits for it; whether nothing of it moves any more.
+    pub(crate) fn stop(&self, on: &Bound<'_>) -> bool {
+        let aborted = self.abort(on);
+        match (self.wait(on, AFTER_ABORT), aborted) {
+            (waited, Ok(())) => has_passed(&waited),
+            (waited, Err(_)) => waited.is_ok(),
+        }
     }
 
     /// Submits a copy.

@@ -25,15 +25,8 @@ impl Npu {
         pieces: Vec<Piece>,
         timeout: Duration,
     ) -> Result<()> {
-        let range = hbm(device, "copy")?;
-        if range.npu().user_id() != self.device.user_id() {
-            let (other, ours) = (range.npu().user_id(), self.device.user_id());
-            let message = format!("the memory is on NPU {other}, the call was made to NPU {ours}");
-            return Err(Error::new(ErrorKind::ApiMisuse, "copy", message));
-        }
-        range.check_awake("copy")?;
+        let base = self.awake(device, "copy")?;
         check_pieces(host, device, &pieces)?;
-        let base = range.begin();
         // Taken here, so that who waits for it takes up no thread of the device.
         let mut slot = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let (made, npu, host, device) = (slot.take(), Arc::clone(self), Arc::clone(host), Arc::clone(device));
@@ -56,6 +49,17 @@ impl Npu {
         })??;
         *slot = Some(staging);
         outcome
+    }
+
+    /// Where memory of this NPU begins in its address space, while it is awake.
+    pub(super) fn awake(&self, memory: &Memory, operation: &'static str) -> Result<u64> {
+        let range = hbm(memory, operation)?;
+        if range.npu().user_id() != self.device.user_id() {
+            let (other, ours) = (range.npu().user_id(), self.device.user_id());
+            let message = format!("the memory is on NPU {other}, the call was made to NPU {ours}");
+            return Err(Error::new(ErrorKind::ApiMisuse, operation, message));
+        }
+        range.check_awake(operation).map(|()| range.begin())
     }
 }
 

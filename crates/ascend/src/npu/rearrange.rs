@@ -9,13 +9,10 @@ use ropeway_core::plan::Rect;
 use ropeway_core::{Error, ErrorKind, Quiet, Result};
 use ropeway_transport::Memory;
 
-use super::{Npu, hbm};
+use super::Npu;
 use crate::device::{Bound, Work};
 use crate::error::{Class, Code, Library, check};
-use crate::stream::{Stream, Way, has_passed};
-
-/// How long the stream is waited for after it was aborted.
-const AFTER_ABORT: Duration = Duration::from_secs(5);
+use crate::stream::{Stream, Way};
 
 impl Npu {
     /// Copies rectangles of `from` into rectangles of `to`, both memory of this NPU, on the device: pair by pair, the second
@@ -32,16 +29,7 @@ impl Npu {
         pairs: Vec<(Rect, Rect)>,
         timeout: Duration,
     ) -> Result<()> {
-        let begin = |memory: &Arc<Memory>| {
-            let range = hbm(memory, "rearrange")?;
-            if range.npu().user_id() != self.device.user_id() {
-                let (other, ours) = (range.npu().user_id(), self.device.user_id());
-                let message = format!("the memory is on NPU {other}, the call was made to NPU {ours}");
-                return Err(Error::new(ErrorKind::ApiMisuse, "rearrange", message));
-            }
-            range.check_awake("rearrange").map(|()| range.begin())
-        };
-        let (written, read) = (begin(to)?, begin(from)?);
+        let (written, read) = (self.awake(to, "rearrange")?, self.awake(from, "rearrange")?);
         pairs.iter().try_for_each(|pair| check_pair(pair, to.len(), from.len()))?;
         let (npu, to, from) = (Arc::clone(self), Arc::clone(to), Arc::clone(from));
         self.device.call(Work::Slow, "rearrange", move |on| {
@@ -52,9 +40,7 @@ impl Npu {
             });
             let outcome = submitted.and_then(|()| stream.wait(on, timeout));
             let Err(error) = outcome else { return Ok(()) };
-            let aborted = stream.abort(on);
-            let waited = stream.wait(on, AFTER_ABORT);
-            if waited.is_ok() || aborted.is_ok() && has_passed(&waited) {
+            if stream.stop(on) {
                 return Err(error.with_quiet(Quiet::Yes, Quiet::Yes));
             }
             // The device may still touch it: a leak is better.
