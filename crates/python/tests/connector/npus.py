@@ -25,13 +25,13 @@ class Acl:
     device = 0
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL(os.path.join(os.environ["ROPEWAY_CANN_PATH"], "lib64/libascendcl.so"))
-        assert self.library.aclInit(None) in (0, ALREADY_INITIALIZED)
+        self.functions = ctypes.CDLL(os.path.join(os.environ["ROPEWAY_CANN_PATH"], "lib64/libascendcl.so"))
+        assert self.functions.aclInit(None) in (0, ALREADY_INITIALIZED)
 
     def call(self, name: str, *arguments: Any) -> None:
         """A thread's calls go to the device that it set last."""
-        assert self.library.aclrtSetDevice(Acl.device) == 0
-        code = getattr(self.library, name)(*arguments)
+        assert self.functions.aclrtSetDevice(Acl.device) == 0
+        code = getattr(self.functions, name)(*arguments)
         assert code == 0, f"{name}: {code}"
 
     def handle(self, name: str, *arguments: Any) -> int:

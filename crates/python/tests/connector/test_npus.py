@@ -122,7 +122,7 @@ def test_heads_that_lie_otherwise_are_put_in_order_on_the_device(on_npu: Make) -
 def test_blocks_that_the_device_may_still_write_are_never_given_back(on_npu: Make) -> None:
     producer, consumer = on_npu(0, "kv_producer"), on_npu(1, "kv_consumer", head_major=True)
     ask(consumer, [5], producer.lend("p", fakes.BLOCK, [3]))
-    script = npus.Acl().library.ropeway_sim_faults
+    script = npus.Acl().functions.ropeway_sim_faults
     # The device neither ends its copies nor says that it has.
     assert script(b"refuse op=aclrtSynchronizeStreamWithTimeout code=507010") == 0
     try:

@@ -150,6 +150,16 @@ def test_ranks_and_stripes_are_as_vllm_was_told(
     worker.close()
 
 
+def test_layers_after_the_models_own_are_a_drafters(beside_vllm: object) -> None:
+    config = fakes.vllm_config("kv_producer")
+    worker = module("worker").Worker(config, fakes.CacheConfig(), module("connector")._checked(config))
+    caches = fakes.kv_caches(fakes.Storage(fakes.LAYERS * fakes.LAYER_BYTES))
+    assert worker._facts(caches)["draft_layers"] == 0
+    config.model_config.hf_text_config.num_hidden_layers = fakes.LAYERS - 1
+    assert worker._facts(caches)["draft_layers"] == 1
+    worker.close()
+
+
 def test_no_two_workers_of_a_host_take_one_port(
     beside_vllm: dict[str, types.ModuleType], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
